@@ -9,6 +9,8 @@ mod error;
 #[cfg(feature = "serve")]
 pub mod listener;
 #[cfg(feature = "serve")]
+mod orchestrator;
+#[cfg(feature = "serve")]
 mod process;
 
 #[cfg(feature = "layer")]
