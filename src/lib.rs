@@ -7,17 +7,30 @@ pub mod drain;
 #[cfg(feature = "serve")]
 mod error;
 #[cfg(feature = "serve")]
+mod handle;
+#[cfg(feature = "serve")]
 pub mod listener;
 #[cfg(feature = "serve")]
 mod orchestrator;
 #[cfg(feature = "serve")]
 mod process;
+#[cfg(feature = "serve")]
+mod serve;
+#[cfg(feature = "serve")]
+mod server;
+
+#[cfg(feature = "serve")]
+pub(crate) use error::BoxError;
 
 #[cfg(feature = "layer")]
 #[doc(inline)]
 pub use drain::{Drain, DrainGuard, GracefulLayer};
 #[cfg(feature = "serve")]
-pub use error::Error;
-#[cfg(feature = "serve")]
 #[doc(inline)]
-pub use listener::Listeners;
+pub use {
+    error::Error,
+    handle::Handle,
+    listener::Listeners,
+    orchestrator::{Signal, Started},
+    serve::{Apps, Built, One, Serve, Server, Several, serve, serve_with},
+};
