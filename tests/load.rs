@@ -277,6 +277,15 @@ fn quantiles_are_within_three_percent() {
     assert_eq!((histogram.count(), histogram.max()), (10_000, Duration::from_millis(10)));
 }
 
+#[tokio::test]
+async fn a_process_can_be_signalled() {
+    let process = Program::new("/bin/sh").args(["-c", "echo out; exec sleep 600"]).start();
+    process.line("out").await;
+    assert!(process.signal(nix::sys::signal::Signal::SIGTERM));
+    let status = process.exit(Duration::from_secs(20)).await;
+    assert_eq!(std::os::unix::process::ExitStatusExt::signal(&status), Some(15));
+}
+
 #[cfg(target_os = "linux")]
 #[tokio::test]
 async fn a_process_shows_its_lines_and_its_exit_and_leaves_no_orphan() {

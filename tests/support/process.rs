@@ -105,9 +105,10 @@ fn copy_lines(output: impl Read + Send + 'static, lines: &Lines) {
 }
 
 fn wait_for_exit(child: Arc<Mutex<Child>>, exit: watch::Sender<Option<ExitStatus>>) {
+    let pid = lock(&child).id();
     std::thread::spawn(move || {
         loop {
-            sleep_until_exit(lock(&child).id());
+            sleep_until_exit(pid);
             // Reaped under the lock, and published before it is released: nobody signals a PID
             // that may already belong to another process.
             let mut child = lock(&child);

@@ -30,6 +30,11 @@ pub(crate) fn zombies(parent: u32) -> usize {
     children(parent).iter().filter(|child| child.is_zombie).count()
 }
 
+/// Whether a process is there and has not exited.
+pub(crate) fn is_running(pid: u32) -> bool {
+    Stat::of(pid).is_some_and(|stat| stat.state != 'Z')
+}
+
 /// How many descriptors a process has open; none when it is gone.
 pub(crate) fn descriptors(pid: u32) -> usize {
     fs::read_dir(format!("/proc/{pid}/fd")).map_or(0, Iterator::count)
