@@ -34,6 +34,8 @@ async fn serve(addr: SocketAddr, generation: u64) -> Result<(), Box<dyn Error>> 
     socket.set_reuse_address(true)?;
     socket.set_reuse_port(true)?;
     socket.set_nonblocking(true)?;
+    // As graceful does; accepted connections inherit it.
+    socket.set_tcp_nodelay(true)?;
     socket.bind(&addr.into())?;
     socket.listen(1024)?;
     let listener = tokio::net::TcpListener::from_std(socket.into())?;

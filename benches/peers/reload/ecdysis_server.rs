@@ -37,6 +37,8 @@ async fn serve(addr: SocketAddr, generation: u64) -> Result<(), Box<dyn Error>> 
     ecdysis.stop_on_signal(SignalKind::terminate())?;
     let incoming = ecdysis.build_listen_tcp(StopOnShutdown::Yes, addr, |socket, addr| {
         socket.set_reuse_address(true)?;
+        // As graceful does; accepted connections inherit it.
+        socket.set_nodelay(true)?;
         socket.bind(&addr.into())?;
         socket.listen(1024)?;
         Ok(socket.into())
