@@ -21,7 +21,8 @@ pub(crate) fn serve() {
     finish(options(server).run());
 }
 
-/// Ends the test program as a `main` that returns the result would.
+/// Ends the test program as a `main` that returns the result would: the harness around this function
+/// would add words of its own and another status.
 #[allow(
     clippy::exit,
     reason = "the harness around this function would add words and another status"
