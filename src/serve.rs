@@ -221,7 +221,9 @@ impl<A> Serve<A> {
         self
     }
 
-    /// How many old generations may drain at once; beyond that the oldest is cut. Default: 4.
+    /// How many old generations may drain at once; a further reload waits until the oldest has left,
+    /// which it does within [`stop_timeout`](Self::stop_timeout), or at once at the
+    /// [`hammer_signal`](Self::hammer_signal). Default: 4.
     pub fn max_draining(mut self, generations: usize) -> Self {
         self.options.max_draining = generations;
         self

@@ -280,6 +280,9 @@ impl Master {
 
     fn reload(&mut self) {
         self.reload_since.get_or_insert_with(Instant::now);
+        if self.state.is_crowded() {
+            tracing::warn!("the reload waits: too many old generations are draining");
+        }
         self.feed(Event::Reload);
     }
 

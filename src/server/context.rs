@@ -71,12 +71,14 @@ impl Context {
     /// Tells every connection to come to its end.
     pub(crate) fn drain(&self, idle_grace: Duration, successor: bool, hand_over: HandOver) {
         self.set(Phase::Draining { idle_grace, hand_over });
+        // Before the requests: an answer that sees those drain also sees the phase, and knows whether
+        // it has to say goodbye.
+        self.connections.start();
         if successor {
             self.requests.start_handing_over();
         } else {
             self.requests.start();
         }
-        self.connections.start();
         self.registry.wake();
     }
 
