@@ -1,6 +1,7 @@
 //! Zero-downtime HTTP servers: axum and tower services that reload, stop and crash without losing a
 //! request.
 #![cfg_attr(docsrs, feature(doc_cfg))]
+#![warn(clippy::exit, clippy::print_stderr, clippy::print_stdout)]
 
 #[cfg(feature = "layer")]
 pub mod drain;

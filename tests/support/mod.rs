@@ -13,3 +13,5 @@ pub(crate) mod pattern;
 pub(crate) mod process;
 #[cfg(target_os = "linux")]
 pub(crate) mod procfs;
+#[cfg(unix)]
+pub(crate) mod server;
