@@ -227,6 +227,13 @@ impl<A> Serve<A> {
         self
     }
 
+    /// Whether a reload hands idle keep-alive connections to the new worker, so that no client has to
+    /// connect again. Concerns HTTP/1 without TLS; off, their next answer closes them. Default: on.
+    pub fn hand_over(mut self, on: bool) -> Self {
+        self.options.hand_over = on;
+        self
+    }
+
     /// Serves in this process, without a master and without reloads: for tests, debuggers, and
     /// platforms that replace whole containers. Signals drain and stop as ever.
     pub fn single_process(mut self) -> Self {
