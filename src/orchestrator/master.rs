@@ -18,6 +18,7 @@ use super::{
     Options,
     link::Link,
     message::{DrainOrder, ToMaster, ToWorker, VERSION},
+    report::Report,
     signal::{self, Signals},
     single,
     sockets::Sockets,
@@ -50,9 +51,10 @@ pub(crate) async fn run(
 ) -> Result<(), Error> {
     // First of all: a signal that arrives from now on waits until the first worker is ready.
     let mut signals = Signals::listen(&options)?;
-    let sockets = Sockets::new(Listeners::from_env()?.into_inherited());
     let program =
         Program::resolve().map_err(|error| Error::io("cannot find this program", error))?;
+    let report = Report::open(&options, program.path(), &handle)?;
+    let sockets = Sockets::new(Listeners::from_env()?.into_inherited(), report.systemd());
     let (sender, mut inputs) = mpsc::unbounded_channel();
     let mut pings = interval(options.watch_interval);
     pings.set_missed_tick_behavior(MissedTickBehavior::Skip);
@@ -60,6 +62,7 @@ pub(crate) async fn run(
         state: State::new(options.limits()),
         options,
         program,
+        report,
         sockets,
         workers: HashMap::new(),
         timers: HashMap::new(),
@@ -74,6 +77,7 @@ pub(crate) async fn run(
     master.feed(Event::Start);
     loop {
         if let Some(result) = master.result.take() {
+            master.report.finish().await;
             return result;
         }
         let next = master.next_timer();
@@ -104,6 +108,7 @@ struct Master {
     state: State,
     options: Options,
     program: Program,
+    report: Report,
     sockets: Sockets,
     workers: HashMap<Id, Worker>,
     timers: HashMap<Timer, Instant>,
@@ -139,12 +144,15 @@ enum Input {
 impl Master {
     fn feed(&mut self, event: Event) {
         tracing::debug!(?event);
+        self.report.event(&event);
         let random = std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), 0) as u32;
         let actions = self.state.step(self.started.elapsed(), random, event);
         for action in actions {
             tracing::debug!(?action);
+            self.report.action(&action);
             self.act(action);
         }
+        self.report.phases(self.state.workers());
     }
 
     fn act(&mut self, action: Action) {
@@ -187,6 +195,7 @@ impl Master {
         match self.start(id) {
             Ok(worker) => {
                 tracing::info!(generation = id, pid = worker.pid, "started a worker");
+                self.report.spawned(id, worker.pid);
                 self.workers.insert(id, worker);
             }
             Err(error) => {
@@ -272,6 +281,10 @@ impl Master {
     fn command(&mut self, command: Command) {
         match command {
             Command::Reload => self.reload(),
+            Command::ReloadAndTell(waiter) => {
+                self.report.wait(waiter);
+                self.reload();
+            }
             // A second signal means more than the first; a second call does not.
             Command::Stop if self.stopping => {}
             Command::Stop => self.stop(),
@@ -305,8 +318,10 @@ impl Master {
                     hung.push(*id);
                 }
                 worker.unanswered += 1;
-                worker.link.send(ToWorker::Ping);
+            } else if self.state.phase(*id) != Some(Phase::Draining) {
+                continue;
             }
+            worker.link.send(ToWorker::Ping);
         }
         for id in hung {
             let silence = self.options.watch_interval * MISSED_PINGS;
@@ -322,6 +337,7 @@ impl Master {
                 if let Some(worker) = self.workers.get_mut(&id) {
                     worker.unanswered = 0;
                 }
+                self.report.heard(id);
                 self.message(id, message);
             }
             Input::WireEnded(id, why) => {
@@ -330,6 +346,7 @@ impl Master {
             }
             Input::Exited(id, status) => {
                 let worker = self.workers.remove(&id);
+                self.report.reaped(worker.as_ref().and_then(|worker| worker.pid));
                 let mut why = ended(status);
                 if let Some(reason) = worker.and_then(|worker| worker.reason) {
                     why = format!("{why}: {reason}");
@@ -360,8 +377,9 @@ impl Master {
                     worker.reason = Some(reason);
                 }
             }
-            ToMaster::Status { in_flight, connections } => {
+            ToMaster::Status { in_flight, connections, survey } => {
                 tracing::trace!(generation = id, in_flight, connections, "status");
+                self.report.counted(id, in_flight, survey);
             }
             ToMaster::Reload => self.reload(),
             ToMaster::Stop => self.command(Command::Stop),

@@ -145,6 +145,11 @@ impl State {
         self.workers.iter().find(|worker| worker.id == id).map(|worker| worker.phase)
     }
 
+    /// The workers that are there, in the order of their start.
+    pub(crate) fn workers(&self) -> impl Iterator<Item = (Id, Phase)> {
+        self.workers.iter().map(|worker| (worker.id, worker.phase))
+    }
+
     /// Decides what an event means. `now` is the time since the start, `random` any number.
     pub(crate) fn step(&mut self, now: Duration, random: u32, event: Event) -> Vec<Action> {
         let mut step = Step { state: self, actions: Vec::new(), now, random };

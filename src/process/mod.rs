@@ -5,4 +5,5 @@
 pub(crate) mod env;
 pub(crate) mod exec;
 pub(crate) mod fd;
+pub(crate) mod reap;
 pub(crate) mod wire;
