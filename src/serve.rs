@@ -237,6 +237,20 @@ impl<A> Serve<A> {
         self
     }
 
+    /// Whether a reload first runs the new program with `GRACEFUL_CHECK=1`, and fails if that fails.
+    /// Such a run builds the application, binds nothing, prints one line of JSON and ends. Default: off.
+    pub fn check_before_reload(mut self, on: bool) -> Self {
+        self.options.check_before_reload = on;
+        self
+    }
+
+    /// Whether the master, after a reload that succeeded, becomes the new program as well, in place
+    /// and with the same PID. Linux only. Default: on.
+    pub fn upgrade_master(mut self, on: bool) -> Self {
+        self.options.upgrade_master = on;
+        self
+    }
+
     /// Serves in this process, without a master and without reloads: for tests, debuggers, and
     /// platforms that replace whole containers. Signals drain and stop as ever.
     pub fn single_process(mut self) -> Self {
@@ -293,7 +307,9 @@ impl<A: Apps> Serve<A> {
         let role = self.role()?;
         let mut builder = match role {
             Role::Master => tokio::runtime::Builder::new_current_thread(),
-            Role::Worker(_) | Role::Single => tokio::runtime::Builder::new_multi_thread(),
+            Role::Worker(_) | Role::Single | Role::Check => {
+                tokio::runtime::Builder::new_multi_thread()
+            }
         };
         let runtime = builder
             .enable_all()
@@ -313,6 +329,7 @@ impl<A: Apps> Serve<A> {
         }
         self.apps.check(&self.addresses)?;
         match exec::parent() {
+            _ if orchestrator::is_asked() => Ok(Role::Check),
             _ if self.options.single_process => Ok(Role::Single),
             Parent::Master(control) => Ok(Role::Worker(control)),
             Parent::Other => Ok(Role::Master),
@@ -333,6 +350,12 @@ impl<A: Apps> Serve<A> {
             Role::Worker(control) => {
                 let build = async { Ok(apps.bindings(addresses).await?.0) };
                 worker::run(control, build, options, handle, commands).await
+            }
+            Role::Check => {
+                let bindings = apps.bindings(addresses).await?.0;
+                let places: Vec<_> = bindings.into_iter().map(|binding| binding.place).collect();
+                orchestrator::Answer::new(&places)?.print();
+                Ok(())
             }
             Role::Single => {
                 let build = async { Ok(apps.bindings(addresses).await?.0) };
@@ -375,6 +398,8 @@ enum Role {
     Master,
     Worker(std::os::fd::OwnedFd),
     Single,
+    /// Asked by `GRACEFUL_CHECK` what it is.
+    Check,
 }
 
 /// What a [`Serve`] serves. Implemented here only.

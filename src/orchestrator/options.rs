@@ -19,6 +19,8 @@ pub(crate) struct Options {
     pub(crate) restart_window: Duration,
     pub(crate) max_draining: usize,
     pub(crate) hand_over: bool,
+    pub(crate) check_before_reload: bool,
+    pub(crate) upgrade_master: bool,
     pub(crate) single_process: bool,
     pub(crate) pid_file: Option<PathBuf>,
     #[cfg(feature = "admin")]
@@ -57,6 +59,8 @@ impl Default for Options {
             restart_window: Duration::from_secs(60),
             max_draining: 4,
             hand_over: true,
+            check_before_reload: false,
+            upgrade_master: true,
             single_process: false,
             pid_file: None,
             #[cfg(feature = "admin")]

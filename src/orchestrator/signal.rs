@@ -105,6 +105,11 @@ impl Signals {
         Ok(Self { orders })
     }
 
+    /// The next one, if it has come already.
+    pub(crate) fn try_next(&mut self) -> Option<Order> {
+        self.orders.try_recv().ok()
+    }
+
     /// Waits for the next one.
     pub(crate) async fn next(&mut self) -> Order {
         match self.orders.recv().await {
