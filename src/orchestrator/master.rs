@@ -14,7 +14,7 @@ use tokio::{
 };
 
 use super::{
-    Options, attend,
+    Options, Signal, attend, health,
     link::Link,
     message::{DrainOrder, ToMaster, ToWorker, VERSION},
     preflight,
@@ -76,6 +76,7 @@ pub(crate) async fn run(
         started: Instant::now(),
         stopping: false,
         reload_since: None,
+        rolled_back: false,
         cut: Vec::new(),
         result: None,
     };
@@ -95,7 +96,7 @@ pub(crate) async fn run(
         let next = master.next_timer();
         tokio::select! {
             Some(input) = inputs.recv() => master.input(input),
-            order = signals.next() => master.order(order),
+            (signal, order) = signals.next() => master.signal(signal, order),
             Some(command) = commands.recv() => master.command(command),
             timer = expired(next) => {
                 master.timers.remove(&timer);
@@ -135,6 +136,8 @@ pub(super) struct Master {
     started: Instant,
     stopping: bool,
     reload_since: Option<Instant>,
+    /// An old worker goes on in place of one that failed its trial.
+    rolled_back: bool,
     /// What was cut during a stop.
     cut: Vec<CutRequest>,
     pub(super) result: Option<Result<(), Error>>,
@@ -160,6 +163,8 @@ pub(super) enum Input {
     Exited(Id, std::io::Result<Ended>),
     Bound(Id, Address, u32, Result<Bound, Error>),
     Event(Event),
+    /// The hooks before a signal have run.
+    Signal(Signal, signal::Order),
     /// The program of a worker that is about to start has been asked.
     Checked(Id, Result<(), String>),
     /// A program has been asked whether this process can become it.
@@ -199,8 +204,14 @@ impl Master {
                     self.cannot_spawn(id, "it was no longer wanted".to_owned());
                 }
             }
-            Action::Pause(id) => self.tell(id, ToWorker::Pause),
-            Action::Resume(id) => self.tell(id, ToWorker::Resume),
+            Action::Pause(id) => {
+                self.tell(id, ToWorker::Pause);
+                self.probe();
+            }
+            Action::Resume(id) => {
+                self.tell(id, ToWorker::Resume);
+                self.rolled_back = true;
+            }
             Action::Drain { id, successor } => self.drain(id, successor),
             Action::Cut(id) => self.tell(id, ToWorker::Cut),
             Action::Set(timer, after) => {
@@ -343,21 +354,76 @@ impl Master {
     }
 
     fn reloaded(&mut self, outcome: Result<Id, String>) {
+        let hooks = self.options.hooks.clone();
+        if !hooks.after_reload.is_empty() {
+            let outcome = outcome.clone();
+            tokio::spawn(async move {
+                hooks.after_reload.run("after a reload", outcome, hooks.limit).await;
+            });
+        }
         let took = self.reload_since.take().map(|since| since.elapsed());
         match outcome {
             Ok(generation) => {
                 tracing::info!(generation, ?took, "reloaded");
                 self.consider();
             }
-            Err(why) => tracing::error!(why, "the reload failed, the old worker goes on"),
+            Err(why) => {
+                tracing::error!(why, "the reload failed, the old worker goes on");
+                self.rolled_back(why);
+            }
         }
     }
 
-    pub(super) fn order(&mut self, order: signal::Order) {
+    pub(super) fn signal(&mut self, signal: Signal, order: signal::Order) {
+        let hooks = self.options.hooks.clone();
+        if hooks.before_signal.is_empty() {
+            return self.order(signal, order);
+        }
+        let inputs = self.inputs.clone();
+        tokio::spawn(async move {
+            hooks.before_signal.run("before a signal", signal, hooks.limit).await;
+            // It fails when the master has left.
+            let _ = inputs.send(Input::Signal(signal, order));
+        });
+    }
+
+    /// A trial has failed: tells those who want to know.
+    fn rolled_back(&mut self, why: String) {
+        let hooks = self.options.hooks.clone();
+        if std::mem::take(&mut self.rolled_back) && !hooks.on_rollback.is_empty() {
+            tokio::spawn(async move {
+                hooks.on_rollback.run("on rollback", why, hooks.limit).await;
+            });
+        }
+    }
+
+    /// Asks the worker on trial for its health, if the user wants that.
+    fn probe(&self) {
+        let Some(path) = self.options.health_check.clone() else { return };
+        let trial = self.state.workers().find(|(_, phase)| *phase == Phase::Trial);
+        let (Some((id, _)), Some(address)) = (trial, self.sockets.connect_address()) else {
+            return tracing::warn!("there is no socket to check the new worker's health on");
+        };
+        let (inputs, time) = (self.inputs.clone(), self.options.bake_time);
+        tokio::spawn(async move {
+            if let Err(why) = health::watch(address, path, time).await {
+                // It fails when the master has left.
+                let _ = inputs.send(Input::Event(Event::Unhealthy(id, why)));
+            }
+        });
+    }
+
+    fn order(&mut self, signal: Signal, order: signal::Order) {
         match order {
             signal::Order::Reload => self.reload(),
             signal::Order::Stop => self.stop(),
             signal::Order::Hammer => self.feed(Event::Hammer),
+        }
+        let hooks = self.options.hooks.clone();
+        if !hooks.after_signal.is_empty() {
+            tokio::spawn(async move {
+                hooks.after_signal.run("after a signal", signal, hooks.limit).await;
+            });
         }
     }
 
@@ -379,16 +445,29 @@ impl Master {
     }
 
     fn rollback(&mut self) {
-        self.reload_since.get_or_insert_with(Instant::now);
-        self.feed(Event::Rollback);
+        self.begin(Event::Rollback);
     }
 
     fn reload(&mut self) {
-        self.reload_since.get_or_insert_with(Instant::now);
         if self.state.is_crowded() {
             tracing::warn!("the reload waits: too many old generations are draining");
         }
-        self.feed(Event::Reload);
+        self.begin(Event::Reload);
+    }
+
+    /// Feeds a reload, after the hooks that come before it.
+    fn begin(&mut self, event: Event) {
+        self.reload_since.get_or_insert_with(Instant::now);
+        let hooks = self.options.hooks.clone();
+        if hooks.before_reload.is_empty() {
+            return self.feed(event);
+        }
+        let inputs = self.inputs.clone();
+        tokio::spawn(async move {
+            hooks.before_reload.run("before a reload", (), hooks.limit).await;
+            // It fails when the master has left.
+            let _ = inputs.send(Input::Event(event));
+        });
     }
 
     fn stop(&mut self) {
@@ -451,6 +530,7 @@ impl Master {
             }
             Input::Bound(id, address, nth, bound) => self.bound(id, &address, nth, bound),
             Input::Event(event) => self.feed(event),
+            Input::Signal(signal, order) => self.order(signal, order),
             Input::Checked(id, result) => self.checked(id, result),
             Input::Candidate(image, fit) => self.candidate(image, fit),
         }
@@ -460,8 +540,11 @@ impl Master {
         match message {
             ToMaster::Hello { version, crate_version } => {
                 tracing::debug!(generation = id, version, crate_version, "hello");
-                // A worker that speaks another version says so itself when it reads this.
                 self.tell(id, ToWorker::Welcome { version: VERSION, generation: id });
+                if version != VERSION {
+                    let why = format!("it speaks version {version} of the wire, not {VERSION}");
+                    self.feed(Event::Unhealthy(id, why));
+                }
             }
             ToMaster::Listen { address, nth } => self.listen(id, &address, nth),
             ToMaster::Inherited => match self.sockets.inherited() {
@@ -469,6 +552,12 @@ impl Master {
                 Err(error) => self.refuse(id, format!("cannot copy inherited sockets: {error}")),
             },
             ToMaster::Ready => self.feed(Event::Ready(id)),
+            ToMaster::Unhealthy { reason } => {
+                // Of interest during its trial only; after that it is not for the master to judge.
+                if self.state.phase(id) == Some(Phase::Trial) {
+                    self.feed(Event::Unhealthy(id, reason));
+                }
+            }
             ToMaster::Failed { reason } => {
                 if let Some(worker) = self.workers.get_mut(&id) {
                     worker.reason = Some(reason);

@@ -8,6 +8,8 @@
 //! onto the board of [`status`] that the admin socket shows.
 
 mod attend;
+mod health;
+mod hooks;
 mod link;
 pub(crate) mod master;
 mod message;

@@ -1,6 +1,6 @@
 use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
 
-use super::{Signal, state::Limits};
+use super::{Signal, hooks::Hooks, state::Limits};
 
 /// How the master and its workers behave; the methods of `Serve` document each.
 #[derive(Clone)]
@@ -25,7 +25,9 @@ pub(crate) struct Options {
     pub(crate) pid_file: Option<PathBuf>,
     #[cfg(feature = "admin")]
     pub(crate) admin: Option<PathBuf>,
+    pub(crate) health_check: Option<String>,
     pub(crate) on_ready: Vec<Hook>,
+    pub(crate) hooks: Hooks,
 }
 
 pub(crate) type Hook = Arc<dyn Fn(&Started) + Send + Sync>;
@@ -65,7 +67,9 @@ impl Default for Options {
             pid_file: None,
             #[cfg(feature = "admin")]
             admin: None,
+            health_check: None,
             on_ready: Vec::new(),
+            hooks: Hooks::default(),
         }
     }
 }

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     error::Error,
-    listener::{Address, Bound, Inherited, Socket, SocketFile},
+    listener::{Address, Bound, Inherited, Socket, SocketAddress, SocketFile},
 };
 
 /// The listening sockets that the master keeps for its workers.
@@ -113,6 +113,13 @@ impl Sockets {
             });
         }
         Ok(sockets)
+    }
+
+    /// Where this machine can connect to a worker.
+    pub(crate) fn connect_address(&self) -> Option<SocketAddress> {
+        let bound = self.bound.iter().map(|entry| &entry.socket);
+        let inherited = self.inherited.iter().map(|entry| &entry.socket);
+        bound.chain(inherited).find_map(Socket::connect_address)
     }
 
     /// Copies of all sockets that the supervisor passed.

@@ -169,8 +169,8 @@ impl Master {
                 order.is_none() && inputs.is_empty()
             },
         );
-        if let Some(order) = order {
-            self.order(order);
+        if let Some((signal, order)) = order {
+            self.signal(signal, order);
         }
         error.to_string()
     }
