@@ -28,6 +28,8 @@ pub(crate) struct Handoff {
     /// Binaries: the present one, and the one before.
     pub(crate) current: Option<Binary>,
     pub(crate) previous: Option<Binary>,
+    /// The digests of binaries that have failed.
+    pub(crate) failed: Vec<String>,
 }
 
 /// A worker that serves or drains. Descriptors are numbers here; `Descriptors` owns them.
@@ -76,6 +78,7 @@ impl Handoff {
             bound: Vec::new(),
             current: None,
             previous: None,
+            failed: Vec::new(),
         }
     }
 
