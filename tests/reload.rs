@@ -1,5 +1,5 @@
 //! Reloads under load: a client that never retries sees nothing of them, and nothing of them stays.
-#![cfg(target_os = "linux")]
+#![cfg(all(target_os = "linux", feature = "serve"))]
 
 mod support;
 
