@@ -1,6 +1,6 @@
 //! A bad binary cannot hurt: whatever the new program does wrong, the old one goes on, nothing is lost,
 //! and the next good reload works.
-#![cfg(target_os = "linux")]
+#![cfg(all(target_os = "linux", feature = "serve"))]
 
 mod support;
 
