@@ -147,6 +147,11 @@ pub(crate) fn options<A>(mut server: Serve<A>) -> Serve<A> {
     if let Some(time) = millis("TEST_WATCH") {
         server = server.watch_interval(time);
     }
+    if let Ok(restarts) = std::env::var("TEST_RESTARTS") {
+        let restarts = restarts.parse().expect("a number");
+        let first = Duration::from_millis(10);
+        server = server.max_restarts(restarts, Duration::from_secs(60)).backoff(first, first);
+    }
     if std::env::var_os("TEST_CHECK").is_some() {
         server = server.check_before_reload(true);
     }
