@@ -177,6 +177,8 @@ impl Master {
             Action::Settle(id) => self.sockets.settle(id),
             Action::Reloaded(outcome) => self.reloaded(outcome),
             Action::Leave(outcome) => {
+                // No worker was there to drain when the stop came before the first was ready.
+                self.sockets.release();
                 self.result = Some(match outcome {
                     Ok(()) => single::finished(&self.cut),
                     Err(why) => Err(Error::new(Kind::Worker, format!("the worker failed: {why}"))),
