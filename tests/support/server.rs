@@ -80,6 +80,13 @@ pub(crate) fn options<A>(mut server: Serve<A>) -> Serve<A> {
     if std::env::var_os("TEST_STAY").is_some() {
         server = server.hand_over(false);
     }
+    if let Some(path) = std::env::var_os("TEST_PID_FILE") {
+        server = server.pid_file(path);
+    }
+    #[cfg(feature = "admin")]
+    if let Some(path) = std::env::var_os("TEST_ADMIN") {
+        server = server.admin(path);
+    }
     if std::env::var_os("TEST_SINGLE").is_some() {
         server = server.single_process();
     }
@@ -120,6 +127,15 @@ impl Setup {
 
     pub(crate) fn idle_grace(self, time: Duration) -> Self {
         self.env("TEST_GRACE", time.as_millis())
+    }
+
+    /// The same server, but started by another program.
+    pub(crate) fn under(self, program: &str, args: &[&str]) -> Self {
+        Self(self.0.under(program, args))
+    }
+
+    pub(crate) fn stdin(self, stdin: impl Into<std::process::Stdio>) -> Self {
+        Self(self.0.stdin(stdin))
     }
 
     pub(crate) fn program(&mut self) -> &mut Program {
