@@ -2,6 +2,7 @@
 //! server processes that can be started, signalled and looked into.
 //!
 //! - [`app`]: the handlers that every server under test serves.
+//! - [`http`]: requests and responses by hand.
 //! - [`load`]: clients of many kinds at once; every request is accounted for, none is sent twice.
 //! - [`notify`]: the service manager's end of `NOTIFY_SOCKET` (Linux only).
 //! - [`process`]: a server as a child process: its lines, signals, exit.
@@ -11,6 +12,7 @@
 use std::io::Write;
 
 pub(crate) mod app;
+pub(crate) mod http;
 pub(crate) mod load;
 #[cfg(target_os = "linux")]
 pub(crate) mod notify;
