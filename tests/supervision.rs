@@ -1,6 +1,6 @@
 //! Under each supervisor: systemd's notifications, watchdog, socket activation and descriptor store, a
 //! PID file, and PID 1 of a container.
-#![cfg(target_os = "linux")]
+#![cfg(all(target_os = "linux", feature = "serve"))]
 
 mod support;
 
