@@ -46,6 +46,8 @@ pub(crate) enum Command {
     /// And say how it went.
     #[cfg_attr(not(feature = "admin"), expect(dead_code, reason = "asked on the admin socket"))]
     ReloadAndTell(oneshot::Sender<Result<u64, String>>),
+    /// To the binary before; and say how it went, if somebody asks.
+    Rollback(Option<oneshot::Sender<Result<u64, String>>>),
     Stop,
 }
 
@@ -63,11 +65,25 @@ impl Handle {
     ///
     /// [`is_no_master`](Error::is_no_master) in a single process, and when the server has ended.
     pub fn reload(&self) -> Result<(), Error> {
+        self.ask(Command::Reload)
+    }
+
+    /// Asks for a new worker from the binary that ran before the present one. That is kept open, so
+    /// its file may have been replaced or deleted. Returns at once.
+    ///
+    /// # Errors
+    ///
+    /// As [`reload`](Self::reload).
+    pub fn rollback(&self) -> Result<(), Error> {
+        self.ask(Command::Rollback(None))
+    }
+
+    fn ask(&self, command: Command) -> Result<(), Error> {
         let no = |why| Error::new(Kind::NoMaster, format!("cannot reload: {why}"));
         if self.shared.generation.get() == Some(&None) {
             return Err(no("the server runs as a single process"));
         }
-        self.shared.commands.send(Command::Reload).map_err(|_| no("the server has ended"))
+        self.shared.commands.send(command).map_err(|_| no("the server has ended"))
     }
 
     /// Asks for a new worker and waits until it serves or has failed to. Known in the master only.

@@ -40,6 +40,7 @@ pub(crate) enum ToMaster {
     },
     /// A handler asks for a new generation, or for the end.
     Reload,
+    Rollback,
     Stop,
     /// The last message: everything has ended but for these.
     Drained {

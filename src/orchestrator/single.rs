@@ -69,7 +69,10 @@ pub(crate) async fn run(
             },
             Some(command) = commands.recv() => match command {
                 Command::Stop if !stopping => stop(&mut stopping),
-                Command::Stop | Command::Reload | Command::ReloadAndTell(_) => {}
+                Command::Stop
+                | Command::Reload
+                | Command::ReloadAndTell(_)
+                | Command::Rollback(_) => {}
             },
         }
     };

@@ -182,7 +182,7 @@ impl Board {
         let mut record = self.lock();
         let now = Instant::now();
         match action {
-            Action::Spawn(id) | Action::Respawn(id) => {
+            Action::Spawn(id) | Action::Respawn(id) | Action::Rollback(id) => {
                 match action {
                     Action::Respawn(_) => record.restarts += 1,
                     // The very first worker is no reload.

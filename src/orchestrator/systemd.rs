@@ -120,7 +120,9 @@ impl Systemd {
         match event {
             Event::Stop => self.stopping(),
             // From now on, even if it has to wait for a worker that is on its way.
-            Event::Reload if self.stage == Stage::Running => self.reloading(),
+            Event::Reload | Event::Rollback if self.stage == Stage::Running => {
+                self.reloading();
+            }
             _ => {}
         }
     }
@@ -130,7 +132,9 @@ impl Systemd {
         match action {
             Action::Settle(_) if self.stage == Stage::Starting => self.ready(),
             // A reload that was remembered while the last one ran.
-            Action::Spawn(_) if self.stage == Stage::Running => self.reloading(),
+            Action::Spawn(_) | Action::Rollback(_) if self.stage == Stage::Running => {
+                self.reloading();
+            }
             Action::Reloaded(_) if self.stage == Stage::Reloading => self.ready(),
             // Not every stop was asked for.
             Action::Drain { successor: None, .. } | Action::Leave(_) => self.stopping(),

@@ -190,6 +190,7 @@ impl Master {
                 Some(command) = commands.recv() => self.link.send(match command {
                     // Who waits for the outcome hears that nobody knows it here.
                     Command::Reload | Command::ReloadAndTell(_) => ToMaster::Reload,
+                    Command::Rollback(_) => ToMaster::Rollback,
                     Command::Stop => ToMaster::Stop,
                 }),
             }
