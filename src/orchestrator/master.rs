@@ -17,6 +17,7 @@ use super::{
     single,
     sockets::Sockets,
     state::{Action, Event, Id, Phase, State, Timer},
+    status::Wish,
 };
 use crate::{
     error::{Error, Kind},
@@ -208,7 +209,7 @@ impl Master {
         match self.start(id, image) {
             Ok(worker) => {
                 tracing::info!(generation = id, pid = worker.pid, "started a worker");
-                self.report.spawned(id, Some(worker.pid));
+                self.report.spawned(id, worker.pid, worker.image.clone());
                 self.workers.insert(id, worker);
             }
             Err(error) => {
@@ -316,11 +317,11 @@ impl Master {
         match command {
             Command::Reload => self.reload(),
             Command::ReloadAndTell(waiter) => {
-                self.report.wait(waiter);
+                self.report.wait(Wish::Reload, waiter);
                 self.reload();
             }
             Command::Rollback(waiter) => {
-                waiter.into_iter().for_each(|waiter| self.report.wait(waiter));
+                waiter.into_iter().for_each(|waiter| self.report.wait(Wish::Rollback, waiter));
                 self.rollback();
             }
             // A second signal means more than the first; a second call does not.

@@ -3,6 +3,7 @@
 
 use std::{
     path::Path,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -17,13 +18,16 @@ use super::{
     Options,
     pid_file::PidFile,
     state::{Action, Event, Id, Phase},
-    status::{Board, Outcome},
+    status::{Board, Outcome, Wish},
     systemd::{Limits, Messages, Systemd},
 };
 use crate::{
     error::Error,
     handle::Handle,
-    process::reap::{self, Own, Reaper},
+    process::{
+        image::Image,
+        reap::{self, Own, Reaper},
+    },
     server::Survey,
 };
 
@@ -101,9 +105,9 @@ impl Report {
         self.tell();
     }
 
-    pub(crate) fn spawned(&self, id: Id, pid: Option<u32>) {
-        pid.into_iter().for_each(|pid| self.own.insert(pid));
-        self.board.spawned(id, pid);
+    pub(crate) fn spawned(&self, id: Id, pid: u32, image: Option<Arc<Image>>) {
+        self.own.insert(pid);
+        self.board.spawned(id, pid, image);
     }
 
     /// A worker was waited for.
@@ -121,9 +125,9 @@ impl Report {
         self.tell();
     }
 
-    /// Somebody wants to know the outcome of the reload that is about to be asked for.
-    pub(crate) fn wait(&self, waiter: oneshot::Sender<Outcome>) {
-        self.board.wait(waiter);
+    /// Somebody wants to know the outcome of what is about to be asked for.
+    pub(crate) fn wait(&self, wish: Wish, waiter: oneshot::Sender<Outcome>) {
+        self.board.wait(wish, waiter);
     }
 
     fn tell(&mut self) {

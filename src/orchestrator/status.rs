@@ -14,10 +14,26 @@ use super::{
     Options,
     state::{Action, Event, Id, Phase},
 };
-use crate::server::{CutRequest, Survey};
+use crate::{
+    process::image::Image,
+    server::{CutRequest, Survey},
+};
 
 /// The outcome of a reload: the generation that serves now, or why it is still the old one.
 pub(crate) type Outcome = Result<Id, String>;
+
+/// What somebody asks for and waits to see done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Wish {
+    Reload,
+    Rollback,
+}
+
+#[derive(Debug)]
+struct Waiter {
+    wish: Wish,
+    answer: oneshot::Sender<Outcome>,
+}
 
 /// Where the master writes what it does, and others read it. Clones are the same board.
 #[derive(Clone, Debug)]
@@ -38,14 +54,15 @@ struct Record {
     last: Option<LastReload>,
     restarts: u64,
     /// They wait for the reload that runs or is next.
-    waiting: Vec<oneshot::Sender<Outcome>>,
+    waiting: Vec<Waiter>,
     /// They asked when one ran already and wait for the one after it.
-    later: Vec<oneshot::Sender<Outcome>>,
+    later: Vec<Waiter>,
 }
 
 #[derive(Debug)]
 struct Worker {
     pid: Option<u32>,
+    image: Option<Arc<Image>>,
     phase: Phase,
     started: (Instant, SystemTime),
     /// When the last message came.
@@ -81,6 +98,7 @@ pub(crate) struct Status {
 pub(crate) struct WorkerStatus {
     pub(crate) generation: Id,
     pub(crate) pid: Option<u32>,
+    pub(crate) program: Option<Program>,
     pub(crate) state: &'static str,
     pub(crate) started: f64,
     pub(crate) age: f64,
@@ -91,6 +109,14 @@ pub(crate) struct WorkerStatus {
     pub(crate) drain_deadline: Option<f64>,
     /// Since the worker gave these numbers.
     pub(crate) counted: Option<f64>,
+}
+
+/// What a worker runs; the path may name another file by now.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub(crate) struct Program {
+    pub(crate) path: PathBuf,
+    /// `None` while it is not known yet.
+    pub(crate) sha256: Option<String>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
@@ -167,10 +193,8 @@ impl Board {
                 let waiting = std::mem::take(&mut record.waiting);
                 let later = std::mem::take(&mut record.later);
                 drop(record);
-                for waiter in waiting.into_iter().chain(later) {
-                    // It has stopped waiting.
-                    let _ = waiter.send(Err("the server is stopping".to_owned()));
-                }
+                let waiting = waiting.into_iter().chain(later).collect();
+                answer(waiting, &Err("the server is stopping".to_owned()));
             }
             Event::Exited(id, _) => drop(record.workers.remove(id)),
             _ => {}
@@ -182,14 +206,26 @@ impl Board {
         let mut record = self.lock();
         let now = Instant::now();
         match action {
-            Action::Spawn(id) | Action::Respawn(id) | Action::Rollback(id) => {
-                match action {
-                    Action::Respawn(_) => record.restarts += 1,
-                    // The very first worker is no reload.
-                    _ if record.generation > 0 => record.reloading = Some(now),
-                    _ => {}
-                }
+            Action::Respawn(id) => {
+                record.restarts += 1;
                 record.workers.insert(*id, Worker::new(now));
+            }
+            Action::Spawn(id) | Action::Rollback(id) => {
+                record.workers.insert(*id, Worker::new(now));
+                // The very first worker is no reload.
+                if record.generation == 0 {
+                    return;
+                }
+                record.reloading = Some(now);
+                let (wish, why) = match action {
+                    Action::Rollback(_) => (Wish::Rollback, "a rollback was asked for instead"),
+                    _ => (Wish::Reload, "a reload was asked for instead"),
+                };
+                let waiting = std::mem::take(&mut record.waiting);
+                let (waiting, others) = waiting.into_iter().partition(|waiter| waiter.wish == wish);
+                record.waiting = waiting;
+                drop(record);
+                answer(others, &Err(why.to_owned()));
             }
             Action::Drain { id, successor } => {
                 let delay = if successor.is_some() { Duration::ZERO } else { delay };
@@ -201,9 +237,7 @@ impl Board {
             Action::Reloaded(outcome) => {
                 let waiting = record.reloaded(outcome, now);
                 drop(record);
-                for waiter in waiting {
-                    let _ = waiter.send(outcome.clone());
-                }
+                answer(waiting, outcome);
             }
             Action::Leave(_) => record.stopping = true,
             _ => {}
@@ -220,10 +254,19 @@ impl Board {
         }
     }
 
-    pub(crate) fn spawned(&self, id: Id, pid: Option<u32>) {
+    pub(crate) fn spawned(&self, id: Id, pid: u32, image: Option<Arc<Image>>) {
         if let Some(worker) = self.lock().workers.get_mut(&id) {
-            worker.pid = pid;
+            worker.pid = Some(pid);
+            worker.image = image;
         }
+    }
+
+    /// The binaries of which nobody has asked the digest yet. To tell it takes to read all of them.
+    #[cfg(feature = "admin")]
+    pub(crate) fn unread(&self) -> Vec<Arc<Image>> {
+        let record = self.lock();
+        let images = record.workers.values().filter_map(|worker| worker.image.clone());
+        images.filter(|image| image.known_digest().is_none()).collect()
     }
 
     /// Notes a sign of life.
@@ -241,8 +284,9 @@ impl Board {
         }
     }
 
-    /// Somebody asks for a reload and wants to know its outcome. To be called before it is begun.
-    pub(crate) fn wait(&self, waiter: oneshot::Sender<Outcome>) {
+    /// Somebody wants to know the outcome of what is asked for. To be called before it is begun.
+    pub(crate) fn wait(&self, wish: Wish, answer: oneshot::Sender<Outcome>) {
+        let waiter = Waiter { wish, answer };
         let mut record = self.lock();
         match record.reloading {
             // What it has started may be older than the binary that the caller has in mind.
@@ -289,6 +333,13 @@ impl Board {
     }
 }
 
+fn answer(waiters: Vec<Waiter>, outcome: &Outcome) {
+    for waiter in waiters {
+        // It has stopped waiting.
+        let _ = waiter.answer.send(outcome.clone());
+    }
+}
+
 impl Record {
     fn limit(&mut self, id: Id, deadline: Instant) {
         if let Some(worker) = self.workers.get_mut(&id) {
@@ -299,7 +350,7 @@ impl Record {
     }
 
     /// Answers who is to be told.
-    fn reloaded(&mut self, outcome: &Outcome, now: Instant) -> Vec<oneshot::Sender<Outcome>> {
+    fn reloaded(&mut self, outcome: &Outcome, now: Instant) -> Vec<Waiter> {
         // Without a start it was refused, as at a stop.
         if let Some(since) = self.reloading.take() {
             let (succeeded, generation) = match outcome {
@@ -359,6 +410,7 @@ impl Worker {
     fn new(now: Instant) -> Self {
         Self {
             pid: None,
+            image: None,
             phase: Phase::Starting,
             started: (now, SystemTime::now()),
             heard: None,
@@ -382,6 +434,10 @@ impl Worker {
         WorkerStatus {
             generation,
             pid: self.pid,
+            program: self.image.as_ref().map(|image| Program {
+                path: image.path().to_owned(),
+                sha256: image.known_digest().map(str::to_owned),
+            }),
             state: match self.phase {
                 Phase::Starting => "starting",
                 Phase::Trial => "trial",
@@ -427,8 +483,12 @@ mod tests {
     }
 
     fn asked(board: &Board) -> oneshot::Receiver<Outcome> {
+        wished(board, Wish::Reload)
+    }
+
+    fn wished(board: &Board, wish: Wish) -> oneshot::Receiver<Outcome> {
         let (sender, receiver) = oneshot::channel();
-        board.wait(sender);
+        board.wait(wish, sender);
         receiver
     }
 
@@ -437,7 +497,7 @@ mod tests {
         let board = board();
         assert_eq!(board.line(), "starting");
         act(&board, Action::Spawn(1));
-        board.spawned(1, Some(100));
+        board.spawned(1, 100, None);
         act(&board, Action::Settle(1));
         board.phases([(1, Phase::Serving)].into_iter());
         board
@@ -459,6 +519,22 @@ mod tests {
         let status = board.status();
         assert_eq!(status.reloads, Reloads { succeeded: 1, failed: 1, running: false });
         assert_eq!(status.last_reload.unwrap().generation, 3);
+    }
+
+    #[test]
+    fn a_reload_does_not_pass_for_a_rollback() {
+        let board = serving();
+        act(&board, Action::Spawn(2));
+        let mut reload = asked(&board);
+        let mut rollback = wished(&board, Wish::Rollback);
+        act(&board, Action::Reloaded(Ok(2)));
+        // The latest wish is done.
+        act(&board, Action::Rollback(3));
+        let why = "a rollback was asked for instead".to_owned();
+        assert_eq!(reload.try_recv().unwrap(), Err(why));
+        assert!(rollback.try_recv().is_err(), "not yet");
+        act(&board, Action::Reloaded(Ok(3)));
+        assert_eq!(rollback.try_recv().unwrap(), Ok(3));
     }
 
     #[test]
