@@ -146,6 +146,11 @@ async fn the_status_names_workers_requests_and_deadlines() {
     let [pid] = procfs::workers(server.server.process.pid())[..] else { panic!("one worker") };
     assert_eq!((&worker["pid"], &worker["state"]), (&pid.into(), &"serving".into()));
     assert_eq!(worker["drain_deadline"], Value::Null);
+    assert_eq!(worker["program"]["path"], program.to_str().unwrap());
+    let digest = std::process::Command::new("sha256sum").arg(&program).output().unwrap();
+    let digest = String::from_utf8(digest.stdout).unwrap();
+    let digest = digest.split_whitespace().next().unwrap();
+    assert_eq!(worker["program"]["sha256"], digest);
     let oldest = &worker["oldest_requests"][0];
     assert_eq!((&oldest["method"], &oldest["path"]), (&"GET".into(), &"/slow".into()));
     assert!(oldest["age"].as_f64().unwrap() < 10.0);
@@ -195,6 +200,39 @@ async fn a_reload_that_is_waited_for_tells_its_outcome() {
     assert_eq!(status["reloads"]["failed"], 2);
     let report = load.stop().await;
     assert_eq!(report.lost(), 0, "{report}");
+}
+
+#[tokio::test]
+async fn a_rollback_returns_to_the_binary_before_which_is_gone_by_then() {
+    let directory = tempfile::tempdir().unwrap();
+    let program = directory.path().join("app");
+    let deploy = |mark: &[u8]| {
+        // By renaming, as a running program cannot be written to. The mark makes it another binary.
+        let next = directory.path().join("next");
+        let mut binary = std::fs::read(std::env::current_exe().unwrap()).unwrap();
+        binary.extend_from_slice(mark);
+        std::fs::write(&next, binary).unwrap();
+        std::fs::set_permissions(&next, std::fs::Permissions::from_mode(0o755)).unwrap();
+        std::fs::rename(&next, &program).unwrap();
+    };
+    deploy(b"first");
+    let server = Controlled::with(|setup| setup.program_at(&program)).await;
+    let (code, answer) = server.json("POST", "/rollback?wait").await;
+    assert_eq!(code, 500);
+    assert!(answer["error"].as_str().unwrap().contains("no previous binary"), "{answer}");
+
+    let digest = async || {
+        let serves = |status: &Value| status["workers"].as_array().unwrap().len() == 1;
+        let status = server.status("one serves", serves).await;
+        status["workers"][0]["program"]["sha256"].as_str().unwrap().to_owned()
+    };
+    let first = digest().await;
+    deploy(b"second");
+    assert_eq!(server.json("POST", "/reload?wait").await.0, 200);
+    let second = digest().await;
+    assert_ne!(first, second);
+    assert_eq!(server.json("POST", "/rollback?wait").await.0, 200);
+    assert_eq!(digest().await, first);
 }
 
 #[tokio::test]

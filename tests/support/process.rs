@@ -67,6 +67,13 @@ impl Program {
         self
     }
 
+    /// The same arguments, environment and input for the program at another path.
+    pub(crate) fn at(self, path: impl AsRef<Path>) -> Self {
+        let mut command = Command::new(path.as_ref());
+        command.args(self.command.get_args());
+        self.with(command)
+    }
+
     /// The same program, its environment and input, but started by another one, whose arguments end
     /// with its path and its arguments.
     pub(crate) fn under<A: AsRef<OsStr>>(
@@ -76,6 +83,10 @@ impl Program {
     ) -> Self {
         let mut command = Command::new(program.as_ref());
         command.args(args).arg(self.command.get_program()).args(self.command.get_args());
+        self.with(command)
+    }
+
+    fn with(self, mut command: Command) -> Self {
         for (name, value) in self.command.get_envs() {
             match value {
                 Some(value) => command.env(name, value),

@@ -149,6 +149,11 @@ impl Setup {
         self.env("TEST_GRACE", time.as_millis())
     }
 
+    /// The same server from another file, a copy of this program.
+    pub(crate) fn program_at(self, path: &std::path::Path) -> Self {
+        Self(self.0.at(path))
+    }
+
     /// The same server, but started by another program.
     pub(crate) fn under(self, program: &str, args: &[&str]) -> Self {
         Self(self.0.under(program, args))
