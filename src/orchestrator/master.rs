@@ -52,8 +52,8 @@ pub(crate) async fn run(
     let mut signals = Signals::listen(&options)?;
     let program =
         Program::resolve().map_err(|error| Error::io("cannot find this program", error))?;
-    let report = Report::open(&options, program.path(), &handle)?;
     let mut predecessor = Handoff::take()?;
+    let report = Report::open(&options, program.path(), &handle, predecessor.as_mut())?;
     let sockets = match &mut predecessor {
         Some((handoff, descriptors)) => Sockets::take_over(handoff, descriptors, report.systemd())?,
         None => Sockets::new(Listeners::from_env()?.into_inherited(), report.systemd()),
@@ -88,7 +88,7 @@ pub(crate) async fn run(
     }
     loop {
         if master.is_due() {
-            master.upgrade(&mut signals, &mut inputs).await;
+            master.upgrade(&mut signals, &mut inputs, &commands).await;
         }
         if let Some(result) = master.result.take() {
             master.report.finish().await;

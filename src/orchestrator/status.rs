@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 
 use super::{
@@ -53,6 +53,8 @@ struct Record {
     failed: u64,
     last: Option<LastReload>,
     restarts: u64,
+    /// When the program before this one has started its workers.
+    recalled: BTreeMap<Id, f64>,
     /// They wait for the reload that runs or is next.
     waiting: Vec<Waiter>,
     /// They asked when one ran already and wait for the one after it.
@@ -142,7 +144,7 @@ pub(crate) struct Reloads {
     pub(crate) running: bool,
 }
 
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct LastReload {
     pub(crate) succeeded: bool,
     /// The new one, or the one that goes on.
@@ -151,6 +153,21 @@ pub(crate) struct LastReload {
     /// When it ended, since the Unix epoch.
     pub(crate) at: f64,
     pub(crate) took: f64,
+}
+
+/// What outlives the program of the master, when another one takes over.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct Memory {
+    /// Since the Unix epoch.
+    started: Option<f64>,
+    generation: Id,
+    succeeded: u64,
+    failed: u64,
+    last: Option<LastReload>,
+    restarts: u64,
+    /// When each worker was started.
+    workers: BTreeMap<Id, f64>,
 }
 
 impl Board {
@@ -167,6 +184,7 @@ impl Board {
             failed: 0,
             last: None,
             restarts: 0,
+            recalled: BTreeMap::new(),
             waiting: Vec::new(),
             later: Vec::new(),
         })))
@@ -267,6 +285,53 @@ impl Board {
         let record = self.lock();
         let images = record.workers.values().filter_map(|worker| worker.image.clone());
         images.filter(|image| image.known_digest().is_none()).collect()
+    }
+
+    pub(crate) fn memory(&self) -> Memory {
+        let record = self.lock();
+        Memory {
+            started: Some(unix(record.started.1)),
+            generation: record.generation,
+            succeeded: record.succeeded,
+            failed: record.failed,
+            last: record.last.clone(),
+            restarts: record.restarts,
+            workers: record
+                .workers
+                .iter()
+                .map(|(id, worker)| (*id, unix(worker.started.1)))
+                .collect(),
+        }
+    }
+
+    /// Goes on with what another program has noted.
+    pub(crate) fn recall(&self, memory: Memory) {
+        let mut record = self.lock();
+        record.started = memory.started.map_or(record.started, back);
+        record.generation = memory.generation;
+        record.succeeded = memory.succeeded;
+        record.failed = memory.failed;
+        record.last = memory.last;
+        record.restarts = memory.restarts;
+        record.recalled = memory.workers;
+    }
+
+    /// Another program has started this worker.
+    pub(crate) fn resumed(
+        &self,
+        id: Id,
+        pid: u32,
+        image: Option<Arc<Image>>,
+        drain: Option<Duration>,
+    ) {
+        let mut record = self.lock();
+        let now = Instant::now();
+        let mut worker = Worker::new(now);
+        worker.started = record.recalled.remove(&id).map_or(worker.started, back);
+        worker.pid = Some(pid);
+        worker.image = image;
+        worker.deadline = drain.map(|left| now + left);
+        record.workers.insert(id, worker);
     }
 
     /// Notes a sign of life.
@@ -462,6 +527,15 @@ impl Worker {
     }
 }
 
+/// The moment so many seconds after the Unix epoch.
+fn back(unix: f64) -> (Instant, SystemTime) {
+    let time = Duration::try_from_secs_f64(unix).ok().and_then(|unix| UNIX_EPOCH.checked_add(unix));
+    let time = time.unwrap_or_else(SystemTime::now);
+    let ago = time.elapsed().unwrap_or_default();
+    let now = Instant::now();
+    (now.checked_sub(ago).unwrap_or(now), time)
+}
+
 fn seconds(now: Instant, since: Instant) -> f64 {
     now.saturating_duration_since(since).as_secs_f64()
 }
@@ -588,6 +662,32 @@ mod tests {
         assert_eq!(board.status().workers[0].drain_deadline, Some(0.0));
         board.event(&Event::Exited(1, "status 0".to_owned()));
         assert_eq!(board.status().workers.len(), 1);
+    }
+
+    #[test]
+    fn what_was_noted_outlives_the_program() {
+        let before = serving();
+        act(&before, Action::Respawn(2));
+        act(&before, Action::Spawn(3));
+        act(&before, Action::Settle(3));
+        act(&before, Action::Reloaded(Ok(3)));
+        let memory = serde_json::to_string(&before.memory()).unwrap();
+        let (before, after) = (before.status(), board());
+        after.recall(serde_json::from_str(&memory).unwrap());
+        after.resumed(2, 200, None, Some(Duration::from_secs(5)));
+        after.resumed(3, 300, None, None);
+        after.phases([(2, Phase::Draining), (3, Phase::Serving)].into_iter());
+        let after = after.status();
+        assert_eq!((after.state, after.generation), ("serving", 3));
+        assert_eq!((after.reloads, after.restarts), (before.reloads, 1));
+        assert_eq!(after.last_reload, before.last_reload);
+        assert!((after.started - before.started).abs() < 0.001, "{after:?} {before:?}");
+        assert!(after.uptime >= before.uptime - 0.001, "{after:?} {before:?}");
+        assert!((after.workers[1].started - before.workers[2].started).abs() < 0.001);
+        assert!(after.workers[0].drain_deadline.unwrap() > 4.0);
+        assert_eq!(after.workers[1].drain_deadline, None);
+        // Nothing that an older program leaves out matters.
+        board().recall(serde_json::from_str("{}").unwrap());
     }
 
     #[test]
