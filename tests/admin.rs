@@ -206,16 +206,7 @@ async fn a_reload_that_is_waited_for_tells_its_outcome() {
 async fn a_rollback_returns_to_the_binary_before_which_is_gone_by_then() {
     let directory = tempfile::tempdir().unwrap();
     let program = directory.path().join("app");
-    let deploy = |mark: &[u8]| {
-        // By renaming, as a running program cannot be written to. The mark makes it another binary.
-        let next = directory.path().join("next");
-        let mut binary = std::fs::read(std::env::current_exe().unwrap()).unwrap();
-        binary.extend_from_slice(mark);
-        std::fs::write(&next, binary).unwrap();
-        std::fs::set_permissions(&next, std::fs::Permissions::from_mode(0o755)).unwrap();
-        std::fs::rename(&next, &program).unwrap();
-    };
-    deploy(b"first");
+    Setup::deploy(&program, "first");
     let server = Controlled::with(|setup| setup.program_at(&program)).await;
     let (code, answer) = server.json("POST", "/rollback?wait").await;
     assert_eq!(code, 500);
@@ -227,12 +218,47 @@ async fn a_rollback_returns_to_the_binary_before_which_is_gone_by_then() {
         status["workers"][0]["program"]["sha256"].as_str().unwrap().to_owned()
     };
     let first = digest().await;
-    deploy(b"second");
+    Setup::deploy(&program, "second");
     assert_eq!(server.json("POST", "/reload?wait").await.0, 200);
     let second = digest().await;
     assert_ne!(first, second);
     assert_eq!(server.json("POST", "/rollback?wait").await.0, 200);
     assert_eq!(digest().await, first);
+}
+
+#[tokio::test]
+async fn nothing_is_forgotten_when_the_master_becomes_another_program() {
+    let directory = tempfile::tempdir().unwrap();
+    let program = directory.path().join("app");
+    Setup::deploy(&program, "first");
+    let server = Controlled::with(|setup| setup.program_at(&program)).await;
+    let (_, before) = server.json("GET", "/status").await;
+    Setup::deploy(&program, "second");
+    assert_eq!(server.json("POST", "/reload?wait").await.0, 200);
+    // Each of these is answered, by the one or the other.
+    let asking = async {
+        loop {
+            assert_eq!(server.ask("GET", "/metrics").await.0, 200);
+        }
+    };
+    tokio::select! {
+        () = asking => unreachable!(),
+        () = server.server.becomes(&program) => {}
+    }
+    let (_, after) = server.json("GET", "/status").await;
+    for name in ["pid", "program", "restarts"] {
+        assert_eq!(after[name], before[name], "{name}");
+    }
+    assert!((after["started"].as_f64().unwrap() - before["started"].as_f64().unwrap()).abs() < 0.1);
+    assert_eq!((&after["state"], &after["generation"]), (&"serving".into(), &2.into()));
+    assert_eq!(after["reloads"]["succeeded"], 1);
+    assert_eq!(after["last_reload"]["generation"], 2);
+    assert_eq!(server.json("POST", "/reload?wait").await.0, 200);
+    let path = server.path("admin.sock");
+    assert_eq!(path.metadata().unwrap().permissions().mode() & 0o777, 0o600);
+    assert_eq!(server.json("POST", "/stop").await.0, 202);
+    assert!(server.server.process.exit(LONG).await.success());
+    assert!(!path.exists());
 }
 
 #[tokio::test]

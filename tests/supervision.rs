@@ -246,6 +246,32 @@ async fn the_watchdog_hears_nothing_while_no_worker_answers() {
     while notify.next().await.lines != ["WATCHDOG=1"] {}
 }
 
+#[tokio::test]
+async fn systemd_does_not_notice_that_the_master_becomes_another_program() {
+    let notify = Notify::at_path();
+    let directory = tempfile::tempdir().unwrap();
+    let program = directory.path().join("app");
+    Setup::deploy(&program, "first");
+    let setup = Setup::new().env("NOTIFY_SOCKET", notify.address()).program_at(&program);
+    let server = setup.start().await;
+    while notify.next().await.lines != ["READY=1"] {}
+    for mark in ["second", "third"] {
+        Setup::deploy(&program, mark);
+        server.process.signal(Signal::SIGHUP);
+        assert_eq!(notify.next().await.lines[0], "RELOADING=1");
+        assert_eq!(notify.next().await.lines, ["READY=1"]);
+        server.becomes(&program).await;
+    }
+    let [worker] = procfs::workers(server.process.pid())[..] else { panic!("one worker") };
+    let environment = std::fs::read(format!("/proc/{worker}/environ")).unwrap();
+    assert!(!String::from_utf8_lossy(&environment).contains("NOTIFY_SOCKET"));
+    server.process.signal(Signal::SIGTERM);
+    assert_eq!(notify.next().await.lines[0], "STOPPING=1");
+    assert_eq!(notify.next().await.lines[0], "FDSTOREREMOVE=1");
+    stopped(&server.process).await;
+    assert!(notify.rest().is_empty());
+}
+
 /// Starts the server with a listening socket as systemd does.
 fn with_socket(setup: Setup, socket: OwnedFd, name: &str) -> Setup {
     // The PID is known only in the process itself.

@@ -72,6 +72,10 @@ async fn break_down(what: &str) {
 }
 
 pub(crate) fn options<A>(mut server: Serve<A>) -> Serve<A> {
+    if std::env::var_os("GRACEFUL_CHECK").is_some() {
+        // The harness has begun the line on which the answer would stand.
+        println!();
+    }
     let millis = |name: &str| {
         let value = std::env::var(name).ok()?;
         Some(Duration::from_millis(value.parse().expect("milliseconds")))
@@ -154,6 +158,20 @@ impl Setup {
         Self(self.0.at(path))
     }
 
+    /// Puts a copy of this program at a path, by renaming, as a running program cannot be written to.
+    /// The mark makes it another binary.
+    pub(crate) fn deploy(path: &std::path::Path, mark: &str) {
+        use std::os::unix::fs::PermissionsExt;
+        let next = path.with_extension("next");
+        let this = std::env::current_exe().expect("the path of this test program");
+        let mut binary = std::fs::read(this).expect("the test program");
+        binary.extend_from_slice(mark.as_bytes());
+        std::fs::write(&next, binary).expect("write a program");
+        let executable = std::fs::Permissions::from_mode(0o755);
+        std::fs::set_permissions(&next, executable).expect("make it executable");
+        std::fs::rename(&next, path).expect("deploy it");
+    }
+
     /// The same server, but started by another program.
     pub(crate) fn under(self, program: &str, args: &[&str]) -> Self {
         Self(self.0.under(program, args))
@@ -197,6 +215,18 @@ pub(crate) struct Server {
 impl Server {
     pub(crate) fn addr(&self) -> SocketAddr {
         self.addresses[0].parse().expect("a TCP address")
+    }
+
+    /// Waits until the master runs the program that is at this path now.
+    pub(crate) async fn becomes(&self, path: &std::path::Path) {
+        use std::os::unix::fs::MetadataExt;
+        let id = |path: &std::path::Path| path.metadata().ok().map(|file| (file.dev(), file.ino()));
+        let running = format!("/proc/{}/exe", self.process.pid());
+        let since = std::time::Instant::now();
+        while id(running.as_ref()) != id(path) {
+            assert!(since.elapsed() < Duration::from_secs(20), "the master stays what it is");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
     }
 
     /// Waits until a worker of this generation is ready.
