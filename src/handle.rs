@@ -5,7 +5,7 @@ use std::{
 
 use axum::extract::FromRequestParts;
 use http::{StatusCode, request::Parts};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::{Error, drain::Drain, error::Kind};
 
@@ -36,6 +36,7 @@ pub struct Handle {
 struct Shared {
     commands: mpsc::UnboundedSender<Command>,
     drain: Drain,
+    active: watch::Sender<bool>,
     /// Known once the server runs: the generation, or `None` in a single process.
     generation: OnceLock<Option<u64>>,
 }
@@ -43,6 +44,8 @@ struct Shared {
 #[derive(Debug)]
 pub(crate) enum Command {
     Reload,
+    /// Unless the binary has failed before.
+    ReloadUntried,
     /// And say how it went.
     #[cfg_attr(not(feature = "admin"), expect(dead_code, reason = "asked on the admin socket"))]
     ReloadAndTell(oneshot::Sender<Result<u64, String>>),
@@ -54,7 +57,12 @@ pub(crate) enum Command {
 impl Handle {
     pub(crate) fn new() -> (Self, mpsc::UnboundedReceiver<Command>) {
         let (commands, receiver) = mpsc::unbounded_channel();
-        let shared = Shared { commands, drain: Drain::new(), generation: OnceLock::new() };
+        let shared = Shared {
+            commands,
+            drain: Drain::new(),
+            active: watch::Sender::new(false),
+            generation: OnceLock::new(),
+        };
         (Self { shared: Arc::new(shared) }, receiver)
     }
 
@@ -66,6 +74,16 @@ impl Handle {
     /// [`is_no_master`](Error::is_no_master) in a single process, and when the server has ended.
     pub fn reload(&self) -> Result<(), Error> {
         self.ask(Command::Reload)
+    }
+
+    /// Asks for a new worker unless the binary in place, by the SHA-256 of its content, has failed
+    /// before: for what reloads by itself, and should not try a bad binary for ever. Returns at once.
+    ///
+    /// # Errors
+    ///
+    /// As [`reload`](Self::reload).
+    pub fn reload_untried(&self) -> Result<(), Error> {
+        self.ask(Command::ReloadUntried)
     }
 
     /// Asks for a new worker from the binary that ran before the present one. That is kept open, so
@@ -130,6 +148,22 @@ impl Handle {
     /// 0 in a master, in a single process and before the server runs.
     pub fn generation(&self) -> u64 {
         self.shared.generation.get().copied().flatten().unwrap_or(0)
+    }
+
+    /// Waits until the generation before this one has retired: until its `on_retire` hooks have run, or
+    /// it has ended. At once in a first generation and in a single process. The moment to start what
+    /// must not run twice, such as a scheduler.
+    ///
+    /// # Cancel safety
+    ///
+    /// May be dropped and called again at any time.
+    pub async fn active(&self) {
+        // The sender is in this handle, so it does not end.
+        let _ = self.shared.active.subscribe().wait_for(|active| *active).await;
+    }
+
+    pub(crate) fn set_active(&self) {
+        self.shared.active.send_replace(true);
     }
 
     /// Waits until this process begins to end, because of a reload or a stop. The moment for a

@@ -14,7 +14,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
 
 use support::load::Load;
-use support::server::{Server, Setup};
+use support::server::{Server, Setup, deploy};
 use support::{app, process, procfs};
 
 const LONG: Duration = Duration::from_secs(10);
@@ -206,7 +206,7 @@ async fn a_reload_that_is_waited_for_tells_its_outcome() {
 async fn a_rollback_returns_to_the_binary_before_which_is_gone_by_then() {
     let directory = tempfile::tempdir().unwrap();
     let program = directory.path().join("app");
-    Setup::deploy(&program, "first");
+    deploy(&program);
     let server = Controlled::with(|setup| setup.program_at(&program)).await;
     let (code, answer) = server.json("POST", "/rollback?wait").await;
     assert_eq!(code, 500);
@@ -218,7 +218,7 @@ async fn a_rollback_returns_to_the_binary_before_which_is_gone_by_then() {
         status["workers"][0]["program"]["sha256"].as_str().unwrap().to_owned()
     };
     let first = digest().await;
-    Setup::deploy(&program, "second");
+    deploy(&program);
     assert_eq!(server.json("POST", "/reload?wait").await.0, 200);
     let second = digest().await;
     assert_ne!(first, second);
@@ -230,10 +230,10 @@ async fn a_rollback_returns_to_the_binary_before_which_is_gone_by_then() {
 async fn nothing_is_forgotten_when_the_master_becomes_another_program() {
     let directory = tempfile::tempdir().unwrap();
     let program = directory.path().join("app");
-    Setup::deploy(&program, "first");
+    deploy(&program);
     let server = Controlled::with(|setup| setup.program_at(&program)).await;
     let (_, before) = server.json("GET", "/status").await;
-    Setup::deploy(&program, "second");
+    deploy(&program);
     assert_eq!(server.json("POST", "/reload?wait").await.0, 200);
     // Each of these is answered, by the one or the other.
     let asking = async {

@@ -18,7 +18,7 @@ use tokio::net::{TcpStream, UnixStream};
 
 use support::notify::{Message, Notify};
 use support::process::{self, Process, Program};
-use support::server::{Server, Setup};
+use support::server::{Server, Setup, deploy};
 use support::{app, procfs, skip};
 
 const LONG: Duration = Duration::from_secs(10);
@@ -251,12 +251,12 @@ async fn systemd_does_not_notice_that_the_master_becomes_another_program() {
     let notify = Notify::at_path();
     let directory = tempfile::tempdir().unwrap();
     let program = directory.path().join("app");
-    Setup::deploy(&program, "first");
+    deploy(&program);
     let setup = Setup::new().env("NOTIFY_SOCKET", notify.address()).program_at(&program);
     let server = setup.start().await;
     while notify.next().await.lines != ["READY=1"] {}
-    for mark in ["second", "third"] {
-        Setup::deploy(&program, mark);
+    for _ in 0..2 {
+        deploy(&program);
         server.process.signal(Signal::SIGHUP);
         assert_eq!(notify.next().await.lines[0], "RELOADING=1");
         assert_eq!(notify.next().await.lines, ["READY=1"]);

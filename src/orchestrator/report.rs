@@ -204,15 +204,14 @@ impl Report {
         self.systemd.environment()
     }
 
-    /// Waits until what was said has arrived; says whether nobody is left who waits for more. Who asks
-    /// on the admin socket from now on waits until somebody goes on: this program or the next one.
-    pub(crate) async fn flush(&mut self) -> bool {
+    /// Waits until what was said has arrived, at most for a second or two. Who connects to the admin
+    /// socket from now on waits until somebody goes on: this program or the next one.
+    pub(crate) async fn flush(&mut self) {
         self.systemd.finish().await;
         #[cfg(feature = "admin")]
         if let Some(admin) = &mut self.admin {
-            return admin.pause().await;
+            admin.pause().await;
         }
-        true
     }
 
     /// After a flush: this program stays.

@@ -32,6 +32,8 @@ pub(crate) struct Handoff {
     pub(crate) memory: Memory,
     #[serde(default)]
     pub(crate) admin: Option<AdminSocket>,
+    /// The digests of binaries that have failed.
+    pub(crate) failed: Vec<String>,
 }
 
 /// A worker that serves or drains. Descriptors are numbers here; `Descriptors` owns them.
@@ -90,6 +92,7 @@ impl Handoff {
             previous: None,
             memory: Memory::default(),
             admin: None,
+            failed: Vec::new(),
         }
     }
 

@@ -73,7 +73,10 @@ impl Master {
 
     /// Whether this is the moment to become the candidate.
     pub(super) fn is_due(&self) -> bool {
-        self.candidate.is_some() && self.state.is_calm() && self.result.is_none()
+        self.candidate.is_some()
+            && self.state.is_calm()
+            && self.retiring.is_empty()
+            && self.result.is_none()
     }
 
     /// Becomes the candidate. Returns only where that fails: then everything goes on as before.
@@ -145,9 +148,7 @@ impl Master {
         commands: &mpsc::UnboundedReceiver<Command>,
     ) -> String {
         // Whoever waits for the outcome of the reload has it before this program ends.
-        if !self.report.flush().await {
-            return "somebody waits for an answer on the admin socket".to_owned();
-        }
+        self.report.flush().await;
         if !self.state.is_calm() {
             return "the workers have changed".to_owned();
         }
@@ -198,6 +199,7 @@ impl Master {
         let mut handoff = Handoff::new(self.state.last());
         handoff.current = binary(&self.current)?;
         handoff.previous = binary(&self.previous)?;
+        handoff.failed = self.failed.iter().cloned().collect();
         self.sockets.leave(&mut handoff);
         self.report.leave(&mut handoff);
         for (id, worker) in &self.workers {
@@ -230,6 +232,7 @@ impl Master {
         };
         self.current = image(handoff.current)?;
         self.previous = image(handoff.previous)?;
+        self.failed = handoff.failed.into_iter().collect();
         let mut workers = handoff.workers;
         workers.sort_by_key(|worker| worker.id);
         let images = workers.iter_mut().map(|worker| image(worker.binary.take()));
@@ -252,9 +255,9 @@ impl Master {
             tokio::spawn(attend::attend(worker.id, child, reader, orders, self.inputs.clone()));
             self.report.resumed(worker.id, worker.pid, image.clone(), worker.drain);
             let link = Link::new(writer);
-            let (pid, reason, unanswered) = (worker.pid, None, 0);
-            self.workers
-                .insert(worker.id, Worker { pid, image, link, attendant, reason, unanswered });
+            let (pid, reason, panic, unanswered) = (worker.pid, None, None, 0);
+            let resumed = Worker { pid, image, link, attendant, reason, panic, unanswered };
+            self.workers.insert(worker.id, resumed);
         }
         self.report.phases(self.state.workers());
         exec::unblock_signals();

@@ -37,13 +37,12 @@ impl Program {
     /// test.
     pub(crate) fn this_test(function: &str) -> Self {
         let program = std::env::current_exe().expect("the path of this test program");
-        Self::new(program).args([
-            "--ignored",
-            "--exact",
-            function,
-            "--nocapture",
-            "--test-threads=1",
-        ])
+        Self::new(program).args(Self::server_args(function))
+    }
+
+    /// What makes a test program run one ignored function and nothing else.
+    pub(crate) fn server_args(function: &str) -> [&str; 5] {
+        ["--ignored", "--exact", function, "--nocapture", "--test-threads=1"]
     }
 
     pub(crate) fn args<A: AsRef<OsStr>>(mut self, args: impl IntoIterator<Item = A>) -> Self {

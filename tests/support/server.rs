@@ -1,12 +1,15 @@
 //! `graceful::serve` as a server under test: one `#[test] #[ignore]` function per test program calls
 //! [`serve`], and the tests start it with the options in its environment.
 
+use std::io::Write;
 use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use axum::extract::ConnectInfo;
-use graceful::Serve;
 use graceful::listener::UnixPeer;
+use graceful::{Handle, Serve};
 
 use super::app;
 use super::process::{Process, Program};
@@ -14,10 +17,21 @@ use super::process::{Process, Program};
 /// Runs the server with the options that [`Setup`] has put into the environment.
 pub(crate) fn serve() {
     let build = async || {
-        if let Ok(what) = std::env::var("TEST_BUILD") {
-            break_down(&what).await;
-        }
-        let app = app::routes().route("/peer", axum::routing::get(peer));
+        let fault = Fault::read();
+        fault.before_ready().await;
+        let app = app::routes()
+            .route("/peer", axum::routing::get(peer))
+            .route("/healthz", axum::routing::get(async move || fault.health()))
+            .route(
+                "/rollback",
+                axum::routing::post(async |handle: Handle| handle.rollback().is_ok().to_string()),
+            )
+            .route(
+                "/untried",
+                axum::routing::post(async |handle: Handle| {
+                    handle.reload_untried().is_ok().to_string()
+                }),
+            );
         Ok::<_, std::io::Error>(app::with_headers(app, generation))
     };
     if let Ok(limit) = std::env::var("TEST_NOFILE") {
@@ -55,19 +69,55 @@ pub(crate) fn finish(result: Result<(), graceful::Error>) {
 }
 
 /// The generation as the workers' `on_ready` hook has learnt it.
-static GENERATION: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(0);
+static GENERATION: AtomicU64 = AtomicU64::new(0);
 
 pub(crate) fn generation() -> u64 {
-    GENERATION.load(std::sync::atomic::Ordering::Relaxed)
+    GENERATION.load(Ordering::Relaxed)
 }
 
-/// What a worker that does not come up does instead, as told by `TEST_BUILD`.
-async fn break_down(what: &str) {
-    match what {
-        "" => {}
-        "hang" => std::future::pending().await,
-        "panic" => panic!("the app panics while it is built"),
-        other => panic!("unknown way to break down: {other}"),
+/// What is wrong with the program: the content of the file that `TEST_FAULT` names, read by each worker
+/// when it starts. An empty or missing file is a good program.
+#[derive(Clone, Debug)]
+struct Fault(String);
+
+impl Fault {
+    fn read() -> Self {
+        let path = std::env::var_os("TEST_FAULT");
+        Self(path.and_then(|path| std::fs::read_to_string(path).ok()).unwrap_or_default())
+    }
+
+    async fn before_ready(&self) {
+        match self.0.split_once(' ').unwrap_or((&self.0, "")) {
+            ("hang", _) => std::future::pending().await,
+            ("panic", _) => panic!("the app panics while it is built"),
+            ("block", _) => std::thread::sleep(Duration::from_secs(1000)),
+            ("die", after) => {
+                let after = Duration::from_millis(after.parse().expect("milliseconds"));
+                tokio::spawn(async move {
+                    while generation() == 0 {
+                        tokio::task::yield_now().await;
+                    }
+                    tokio::time::sleep(after).await;
+                    std::process::abort();
+                });
+            }
+            ("freeze", after) => {
+                let after = Duration::from_millis(after.parse().expect("milliseconds"));
+                std::thread::spawn(move || {
+                    std::thread::sleep(after);
+                    let own = nix::unistd::Pid::this();
+                    nix::sys::signal::kill(own, nix::sys::signal::Signal::SIGSTOP)
+                });
+            }
+            _ => {}
+        }
+    }
+
+    fn health(&self) -> axum::http::StatusCode {
+        match self.0.as_str() {
+            "sick" => axum::http::StatusCode::INTERNAL_SERVER_ERROR,
+            _ => axum::http::StatusCode::OK,
+        }
     }
 }
 
@@ -101,6 +151,18 @@ pub(crate) fn options<A>(mut server: Serve<A>) -> Serve<A> {
     if let Some(time) = millis("TEST_WATCH") {
         server = server.watch_interval(time);
     }
+    if std::env::var_os("TEST_CHECK").is_some() {
+        server = server.check_before_reload(true);
+    }
+    if std::env::var_os("TEST_HEALTH").is_some() {
+        server = server.health_check("/healthz");
+    }
+    if let Some(path) = std::env::var_os("TEST_TAKEN") {
+        // A program that wants one more address.
+        if let Ok(address) = std::fs::read_to_string(path) {
+            server = server.bind(address);
+        }
+    }
     if std::env::var_os("TEST_STAY").is_some() {
         server = server.hand_over(false);
     }
@@ -114,8 +176,14 @@ pub(crate) fn options<A>(mut server: Serve<A>) -> Serve<A> {
     if std::env::var_os("TEST_SINGLE").is_some() {
         server = server.single_process();
     }
+    server = server
+        .after_reload(async |outcome| match outcome {
+            Ok(generation) => println!("reloaded: {generation} by {}", std::process::id()),
+            Err(why) => println!("failed: {why}"),
+        })
+        .on_rollback(async |why| println!("rolled back: {why}"));
     server.on_ready(|started| {
-        GENERATION.store(started.generation, std::sync::atomic::Ordering::Relaxed);
+        GENERATION.store(started.generation, Ordering::Relaxed);
         println!("ready: {} {}", started.generation, started.addresses.join(" "));
     })
 }
@@ -158,20 +226,6 @@ impl Setup {
         Self(self.0.at(path))
     }
 
-    /// Puts a copy of this program at a path, by renaming, as a running program cannot be written to.
-    /// The mark makes it another binary.
-    pub(crate) fn deploy(path: &std::path::Path, mark: &str) {
-        use std::os::unix::fs::PermissionsExt;
-        let next = path.with_extension("next");
-        let this = std::env::current_exe().expect("the path of this test program");
-        let mut binary = std::fs::read(this).expect("the test program");
-        binary.extend_from_slice(mark.as_bytes());
-        std::fs::write(&next, binary).expect("write a program");
-        let executable = std::fs::Permissions::from_mode(0o755);
-        std::fs::set_permissions(&next, executable).expect("make it executable");
-        std::fs::rename(&next, path).expect("deploy it");
-    }
-
     /// The same server, but started by another program.
     pub(crate) fn under(self, program: &str, args: &[&str]) -> Self {
         Self(self.0.under(program, args))
@@ -179,6 +233,13 @@ impl Setup {
 
     pub(crate) fn stdin(self, stdin: impl Into<std::process::Stdio>) -> Self {
         Self(self.0.stdin(stdin))
+    }
+
+    /// The same, from a copy of the test program, which a deploy may replace.
+    pub(crate) fn from_copy(path: &Path) -> Self {
+        deploy(path);
+        let program = Program::new(path).args(Program::server_args("server"));
+        Self(program.env("TEST_BIND", "127.0.0.1:0").env("TEST_BAKE", "0"))
     }
 
     pub(crate) fn program(&mut self) -> &mut Program {
@@ -203,6 +264,20 @@ impl Setup {
     pub(crate) fn spawn(self) -> Process {
         self.0.start()
     }
+}
+
+/// Puts a new build in place: another file with another content, moved there in one step.
+pub(crate) fn deploy(path: &Path) {
+    static BUILD: AtomicU64 = AtomicU64::new(0);
+    let build = BUILD.fetch_add(1, Ordering::Relaxed);
+    let own = std::env::current_exe().expect("the path of this test program");
+    let new = path.with_extension("new");
+    std::fs::copy(own, &new).expect("copy the program");
+    // What follows the sections of an ELF file is nobody's business.
+    let mut file = std::fs::OpenOptions::new().append(true).open(&new).expect("open the copy");
+    file.write_all(format!("build {build}").as_bytes()).expect("append to the copy");
+    drop(file);
+    std::fs::rename(new, path).expect("put it in place");
 }
 
 /// A server that is ready.
