@@ -112,9 +112,23 @@ impl Handle {
     /// [`is_no_master`](Error::is_no_master) when nobody can know.
     #[cfg(feature = "admin")]
     pub(crate) async fn reload_and_wait(&self) -> Result<u64, Error> {
+        self.wait_for(Command::ReloadAndTell).await
+    }
+
+    /// Asks for the binary before and waits likewise.
+    #[cfg(feature = "admin")]
+    pub(crate) async fn rollback_and_wait(&self) -> Result<u64, Error> {
+        self.wait_for(|waiter| Command::Rollback(Some(waiter))).await
+    }
+
+    #[cfg(feature = "admin")]
+    async fn wait_for(
+        &self,
+        command: impl FnOnce(oneshot::Sender<Result<u64, String>>) -> Command,
+    ) -> Result<u64, Error> {
         let ended = || Error::new(Kind::NoMaster, "cannot reload: the server has ended");
         let (sender, outcome) = oneshot::channel();
-        self.shared.commands.send(Command::ReloadAndTell(sender)).map_err(|_| ended())?;
+        self.shared.commands.send(command(sender)).map_err(|_| ended())?;
         let outcome = outcome.await.map_err(|_| ended())?;
         outcome.map_err(|why| Error::new(Kind::Reload, format!("the reload failed: {why}")))
     }

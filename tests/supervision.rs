@@ -1,232 +1,550 @@
-//! What a server survives: its processes killed, stopped or starved at any moment, and hundreds of
-//! reloads.
+//! Under each supervisor: systemd's notifications, watchdog, socket activation and descriptor store, a
+//! PID file, and PID 1 of a container.
 #![cfg(all(target_os = "linux", feature = "serve"))]
 
 mod support;
 
-use std::collections::BTreeSet;
-use std::fs;
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
+use axum::routing::get;
 use nix::sys::signal::Signal;
+use socket2::SockRef;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::{TcpStream, UnixStream};
 
-use support::http::{GET, answer, connect, expect_end, send};
-use support::load::{Kind, Load};
-use support::process;
-use support::procfs;
-use support::server::{Server, Setup};
+use support::notify::{Message, Notify};
+use support::process::{self, Process, Program};
+use support::server::{Server, Setup, deploy};
+use support::{app, procfs, skip};
 
+const LONG: Duration = Duration::from_secs(10);
+
+/// Fails to build the app while the file `TEST_BREAK` is there, and hangs while `TEST_HANG` is.
 #[test]
 #[ignore = "the server that the tests start"]
 fn server() {
-    support::server::serve();
-}
-
-const LONG: Duration = Duration::from_secs(30);
-
-async fn until(what: &str, mut is_so: impl FnMut() -> bool) {
-    let since = Instant::now();
-    while !is_so() {
-        assert!(since.elapsed() < LONG, "still not: {what}");
-        tokio::time::sleep(Duration::from_millis(2)).await;
+    if std::process::id() == 1 {
+        std::thread::spawn(wait_for_children);
     }
-}
-
-async fn one_worker(server: &Server) -> u32 {
-    until("one worker", || procfs::children(server.process.pid()).len() == 1).await;
-    procfs::workers(server.process.pid())[0]
-}
-
-async fn stop(server: &Server) {
-    server.process.signal(Signal::SIGTERM);
-    let status = server.process.exit(LONG).await;
-    assert!(status.success(), "{status}: {:?}", server.process.lines());
-    until("nothing is left", || server.process.tree().is_empty()).await;
-}
-
-/// Waits in the backlog as long as it takes; refused by nobody.
-async fn answered(server: &Server) -> String {
-    let mut client = connect(server.addr()).await;
-    send(&mut client, GET).await;
-    answer(&mut client).await
-}
-
-#[tokio::test]
-async fn a_worker_that_is_stopped_is_replaced() {
-    let server = Setup::new().env("TEST_WATCH", 200).start().await;
-    let old = one_worker(&server).await;
-    process::signal(old, Signal::SIGSTOP);
-    assert!(!answered(&server).await.contains("x-generation: 1"));
-    assert_ne!(one_worker(&server).await, old);
-    assert_eq!(procfs::zombies(server.process.pid()), 0);
-    stop(&server).await;
-}
-
-#[tokio::test]
-async fn a_worker_out_of_descriptors_waits_for_some() {
-    let server = Setup::new().env("TEST_NOFILE", 60).start().await;
-    let mut clients = Vec::new();
-    // More than it can accept: the rest waits in the backlog.
-    for _ in 0..100 {
-        clients.push(connect(server.addr()).await);
-    }
-    send(&mut clients[0], GET).await;
-    answer(&mut clients[0]).await;
-    let mut last = clients.pop().expect("a hundred");
-    send(&mut last, GET).await;
-    drop(clients);
-    assert!(answer(&mut last).await.starts_with("HTTP/1.1 200"));
-    stop(&server).await;
-}
-
-#[tokio::test]
-async fn workers_killed_at_any_moment_of_a_reload_are_replaced() {
-    let server = Setup::new().bake(Duration::from_millis(200)).start().await;
-    let master = server.process.pid();
-    let mut victims = 0;
-    for delay in [0, 2, 5, 10, 20, 50, 100, 150, 200, 250, 300] {
-        one_worker(&server).await;
-        let before: BTreeSet<_> = procfs::workers(master).into_iter().collect();
-        server.process.signal(Signal::SIGHUP);
-        until("a second worker", || procfs::workers(master).len() > 1).await;
-        // The state in which it is hit is a matter of time here, and of nothing else.
-        tokio::time::sleep(Duration::from_millis(delay)).await;
-        let workers = procfs::workers(master);
-        for worker in workers.iter().filter(|worker| before.contains(worker) == (delay % 4 == 0)) {
-            victims += 1;
-            process::signal(*worker, Signal::SIGKILL);
+    let exists = |name| std::env::var_os(name).is_some_and(|path| Path::new(&path).exists());
+    let build = async move || {
+        if exists("TEST_BREAK") {
+            return Err("the app cannot be built");
         }
-        assert!(answered(&server).await.starts_with("HTTP/1.1 200"));
-    }
-    assert!(victims >= 8, "{victims} victims");
-    one_worker(&server).await;
-    assert_eq!(procfs::zombies(master), 0);
-    stop(&server).await;
-}
-
-#[tokio::test]
-async fn a_master_killed_at_any_moment_leaves_nothing_behind() {
-    for delay in [0, 5, 20, 60, 120, 250] {
-        let server =
-            Setup::new().bake(Duration::from_millis(100)).idle_grace(Duration::ZERO).start().await;
-        let mut slow = connect(server.addr()).await;
-        send(&mut slow, "GET /slow?ms=400 HTTP/1.1\r\nhost: x\r\n\r\n").await;
-        let _ = answered(&server).await;
-        server.process.signal(Signal::SIGHUP);
-        tokio::time::sleep(Duration::from_millis(delay)).await;
-        server.process.signal(Signal::SIGKILL);
-        server.process.exit(LONG).await;
-        assert!(answer(&mut slow).await.starts_with("HTTP/1.1 200"), "after {delay} ms");
-        drop(slow);
-        until("all workers have left", || server.process.tree().is_empty()).await;
-        // Nobody holds the address, nor a file, nor anything else: the next start is a fresh one.
-        drop(Setup::new().bind(&server.addr().to_string()).start().await);
-    }
-}
-
-#[tokio::test]
-async fn a_stop_during_a_reload_ends_both() {
-    for delay in [0, 5, 20, 60, 120, 250] {
-        let server = Setup::new().bake(Duration::from_millis(100)).start().await;
-        let load = Load::new(server.addr()).slow(4).keep_alive(4, Duration::from_millis(5)).start();
-        load.further(Kind::KeepAlive, 20).await;
-        server.process.signal(Signal::SIGHUP);
-        tokio::time::sleep(Duration::from_millis(delay)).await;
-        let stopping = load.stop();
-        server.process.signal(Signal::SIGTERM);
-        let report = stopping.await;
-        assert_eq!(report.lost(), 0, "after {delay} ms: {report}");
-        let status = server.process.exit(LONG).await;
-        assert!(status.success(), "after {delay} ms: {status}");
-        until("nothing is left", || server.process.tree().is_empty()).await;
-    }
-}
-
-#[tokio::test]
-async fn a_reload_during_the_start_is_remembered() {
-    let process = Setup::new().spawn();
-    let master = process.pid();
-    // The master listens to signals before it starts a worker.
-    until("a worker is starting", || !procfs::children(master).is_empty()).await;
-    for _ in 0..3 {
-        process.signal(Signal::SIGHUP);
-    }
-    process.line("ready: 1 ").await;
-    process.line("reloaded: 2").await;
-    process.signal(Signal::SIGTERM);
-    assert!(process.exit(LONG).await.success());
-}
-
-#[tokio::test]
-async fn a_reload_during_a_stop_changes_nothing() {
-    let server = Setup::new().start().await;
-    let mut slow = connect(server.addr()).await;
-    send(&mut slow, "GET /slow?ms=300 HTTP/1.1\r\nhost: x\r\n\r\n").await;
-    let _ = answered(&server).await;
-    server.process.signal(Signal::SIGTERM);
-    server.process.signal(Signal::SIGHUP);
-    assert!(answer(&mut slow).await.contains("connection: close"));
-    expect_end(&mut slow).await;
-    drop(slow);
-    assert!(server.process.exit(LONG).await.success());
-    assert!(!server.process.lines().iter().any(|line| line.contains("ready: 2")));
-}
-
-#[tokio::test]
-async fn a_crash_loop_ends_the_master_and_says_why() {
-    let directory = tempfile::tempdir().expect("a directory");
-    let fault = directory.path().join("fault");
-    let server =
-        Setup::new().env("TEST_FAULT", fault.display()).env("TEST_RESTARTS", 3).start().await;
-    fs::write(&fault, "die 0").expect("write the fault");
-    process::signal(one_worker(&server).await, Signal::SIGKILL);
-    let status = server.process.exit(LONG).await;
-    assert_eq!(status.code(), Some(1));
-    let line = server.process.line("Error: the worker failed: ").await;
-    assert!(line.contains("workers died 4 times within"), "{line}");
-    until("nothing is left", || server.process.tree().is_empty()).await;
-}
-
-/// The environment of a process but for the variable that names its wire.
-fn environment(pid: u32) -> BTreeSet<String> {
-    let bytes = fs::read(format!("/proc/{pid}/environ")).expect("its environment");
-    let variables =
-        bytes.split(|byte| *byte == 0).map(|text| String::from_utf8_lossy(text).into_owned());
-    variables.filter(|text| !text.starts_with("GRACEFUL_CONTROL=") && !text.is_empty()).collect()
-}
-
-fn threads(pid: u32) -> usize {
-    fs::read_dir(format!("/proc/{pid}/task")).expect("its threads").count()
-}
-
-#[tokio::test]
-async fn two_hundred_reloads_leave_the_master_as_it_was() {
-    let reloads = if cfg!(debug_assertions) { 100 } else { 200 };
-    let server = Setup::new().start().await;
-    let master = server.process.pid();
-    let first = environment(one_worker(&server).await);
-    let mut next = 2;
-    let mut reload = async |server: &Server| {
-        server.process.signal(Signal::SIGHUP);
-        server.process.line(&format!("reloaded: {next} ")).await;
-        next += 1;
-        one_worker(server).await
+        if exists("TEST_HANG") {
+            std::future::pending::<()>().await;
+        }
+        Ok(app::app(support::server::generation).route("/orphan", get(orphan)))
     };
-    // The first ones fill what is filled once, such as the allocator's pools.
-    for _ in 0..10 {
-        reload(&server).await;
+    let server = support::server::options(graceful::serve_with(build));
+    support::server::finish(server.run());
+}
+
+/// What user code in the master may do: their status must not be taken by anybody else.
+fn wait_for_children() {
+    for _ in 0..50 {
+        let status = Command::new("sh").args(["-c", "exit 7"]).status().expect("sh runs");
+        assert_eq!(status.code(), Some(7));
     }
-    let before = (procfs::descriptors(master), threads(master), procfs::children(master).len());
-    let memory = procfs::resident_kib(master);
-    let mut last = 0;
-    for _ in 0..reloads {
-        last = reload(&server).await;
+    println!("waited for all children");
+}
+
+/// Starts a process that outlives its parent.
+async fn orphan() -> &'static str {
+    let mut shell = tokio::process::Command::new("sh");
+    shell.args(["-c", "sleep 600 & exit"]).stdout(std::process::Stdio::null());
+    let status = shell.stderr(std::process::Stdio::null()).status().await;
+    assert!(status.expect("sh runs").success());
+    "left alone\n"
+}
+
+async fn ask(mut stream: impl AsyncRead + AsyncWrite + Unpin, path: &str) -> String {
+    let request = format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.expect("write");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.expect("read");
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer:?}");
+    answer
+}
+
+async fn stopped(process: &Process) {
+    let status = process.exit(LONG).await;
+    assert!(status.success(), "{status}: {:?}", process.lines());
+}
+
+/// Waits until something holds of processes, which nobody tells of.
+async fn until(what: &str, holds: impl Fn() -> bool) {
+    let since = Instant::now();
+    while !holds() {
+        assert!(since.elapsed() < LONG, "{what}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
     }
-    let after = (procfs::descriptors(master), threads(master), procfs::children(master).len());
-    assert_eq!(before, after, "descriptors, threads and children");
-    let grown = procfs::resident_kib(master).saturating_sub(memory);
-    println!("after {reloads} reloads: {after:?}, {grown} KiB more memory");
-    assert!(grown < 1024, "{grown} KiB more memory");
-    assert_eq!(environment(last), first);
-    stop(&server).await;
+}
+
+fn expect_extension(message: &Message, seconds: u64) {
+    let limit: u64 = message.value("EXTEND_TIMEOUT_USEC").expect("it").parse().expect("a number");
+    assert_eq!(limit, seconds * 1_000_000, "{message:?}");
+}
+
+#[tokio::test]
+async fn systemd_hears_of_start_reload_failed_reload_and_stop() {
+    let notify = Notify::at_path();
+    let directory = tempfile::tempdir().unwrap();
+    let broken = directory.path().join("broken");
+    let server = Setup::new()
+        .env("NOTIFY_SOCKET", notify.address())
+        .env("TEST_BREAK", broken.display())
+        .env("TEST_READY", 30_000)
+        .env("TEST_STOP", 20_000)
+        .start()
+        .await;
+
+    let message = notify.next().await;
+    assert_eq!(message.lines.len(), 1, "{message:?}");
+    expect_extension(&message, 30 + 5);
+    let message = notify.next().await;
+    assert_eq!(message.lines, ["FDSTORE=1", "FDNAME=graceful.0..127.0.0.1%3A0"]);
+    let [stored] = &message.fds[..] else { panic!("{message:?}") };
+    let address = SockRef::from(stored).local_addr().unwrap().as_socket().unwrap();
+    assert_eq!(address, server.addr());
+    assert!(SockRef::from(stored).is_listener().unwrap());
+    let message = notify.next().await;
+    assert_eq!(message.lines, ["READY=1"]);
+    notify.status("serving, generation 1").await;
+
+    let mut before = 0;
+    for fails in [false, true, false] {
+        if fails {
+            std::fs::write(&broken, "").unwrap();
+        }
+        server.process.signal(Signal::SIGHUP);
+        let message = notify.next().await;
+        assert_eq!(message.lines.len(), 3, "{message:?}");
+        assert_eq!(message.lines[0], "RELOADING=1");
+        let at: u64 = message.value("MONOTONIC_USEC").unwrap().parse().unwrap();
+        assert!(at > before, "{at} {before}");
+        before = at;
+        expect_extension(&message, 30 + 20 + 5);
+        let message = notify.next().await;
+        assert_eq!(message.lines, ["READY=1"]);
+        if fails {
+            let status = notify.status("the last reload failed").await;
+            assert!(status.starts_with("serving, generation 2"), "{status}");
+            assert!(status.contains("the app cannot be built"), "{status}");
+            std::fs::remove_file(&broken).unwrap();
+        }
+    }
+    // The failed one was the third.
+    notify.status("serving, generation 4").await;
+
+    server.process.signal(Signal::SIGTERM);
+    let message = notify.next().await;
+    assert_eq!(message.lines.len(), 2, "{message:?}");
+    assert_eq!(message.lines[0], "STOPPING=1");
+    expect_extension(&message, 20 + 5);
+    let message = notify.next().await;
+    assert_eq!(message.lines, ["FDSTOREREMOVE=1", "FDNAME=graceful.0..127.0.0.1%3A0"]);
+    stopped(&server.process).await;
+    assert!(notify.rest().is_empty());
+}
+
+#[tokio::test]
+async fn a_first_worker_that_fails_is_never_ready() {
+    let notify = Notify::at_abstract_name();
+    let directory = tempfile::tempdir().unwrap();
+    let server = Setup::new()
+        .env("NOTIFY_SOCKET", notify.address())
+        .env("TEST_BREAK", directory.path().display())
+        .spawn();
+    assert_eq!(server.exit(LONG).await.code(), Some(1));
+    let rest: Vec<_> = notify.rest().into_iter().map(|message| message.lines[0].clone()).collect();
+    assert_eq!(rest.len(), 2, "{rest:?}");
+    assert!(rest[0].starts_with("EXTEND_TIMEOUT_USEC="), "{rest:?}");
+    assert_eq!(rest[1], "STOPPING=1");
+}
+
+#[tokio::test]
+async fn a_single_process_tells_systemd_as_well() {
+    let notify = Notify::at_path();
+    let server = Setup::new()
+        .env("NOTIFY_SOCKET", notify.address())
+        .env("WATCHDOG_USEC", 100_000)
+        .single()
+        .start()
+        .await;
+    expect_extension(&notify.next().await, 60 + 5);
+    assert_eq!(notify.next().await.lines, ["READY=1"]);
+    for _ in 0..3 {
+        assert_eq!(notify.next().await.lines, ["WATCHDOG=1"]);
+    }
+    server.process.signal(Signal::SIGTERM);
+    loop {
+        let message = notify.next().await;
+        if message.lines[0] != "WATCHDOG=1" {
+            break assert_eq!(message.lines[0], "STOPPING=1");
+        }
+    }
+    stopped(&server.process).await;
+}
+
+#[tokio::test]
+async fn nobody_but_the_master_speaks_to_systemd() {
+    let notify = Notify::at_abstract_name();
+    let server = Setup::new()
+        .env("NOTIFY_SOCKET", notify.address())
+        .env("WATCHDOG_USEC", 3_000_000)
+        .start()
+        .await;
+    let [worker] = procfs::workers(server.process.pid())[..] else { panic!("one worker") };
+    let environment = std::fs::read(format!("/proc/{worker}/environ")).unwrap();
+    let environment = String::from_utf8_lossy(&environment);
+    assert!(environment.contains("GRACEFUL_TEST_TREE="), "{environment}");
+    for name in ["NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_FDS"] {
+        assert!(!environment.contains(name), "{environment}");
+    }
+}
+
+#[tokio::test]
+async fn the_watchdog_hears_nothing_while_no_worker_answers() {
+    let notify = Notify::at_path();
+    let directory = tempfile::tempdir().unwrap();
+    let hang = directory.path().join("hang");
+    let server = Setup::new()
+        .env("NOTIFY_SOCKET", notify.address())
+        .env("WATCHDOG_USEC", 100_000)
+        .env("TEST_WATCH", 20)
+        .env("TEST_HANG", hang.display())
+        .start()
+        .await;
+    let master = server.process.pid();
+    for _ in 0..5 {
+        while notify.next().await.lines != ["WATCHDOG=1"] {}
+    }
+    std::fs::write(&hang, "").unwrap();
+    let [first] = procfs::workers(master)[..] else { panic!("one worker") };
+    process::signal(first, Signal::SIGSTOP);
+    // Killed for its silence, and its successor has none to break.
+    until("the hung worker is replaced", || {
+        procfs::workers(master).iter().any(|worker| *worker != first)
+    })
+    .await;
+    // What was sent before; an answer is good for one interval of the watchdog.
+    tokio::time::sleep(Duration::from_millis(150)).await;
+    notify.rest();
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let rest = notify.rest();
+    assert!(rest.is_empty(), "{rest:?}");
+
+    std::fs::remove_file(&hang).unwrap();
+    for worker in procfs::workers(master) {
+        process::signal(worker, Signal::SIGKILL);
+    }
+    while notify.next().await.lines != ["WATCHDOG=1"] {}
+}
+
+#[tokio::test]
+async fn systemd_does_not_notice_that_the_master_becomes_another_program() {
+    let notify = Notify::at_path();
+    let directory = tempfile::tempdir().unwrap();
+    let program = directory.path().join("app");
+    deploy(&program);
+    let setup = Setup::new().env("NOTIFY_SOCKET", notify.address()).program_at(&program);
+    let server = setup.start().await;
+    while notify.next().await.lines != ["READY=1"] {}
+    for _ in 0..2 {
+        deploy(&program);
+        server.process.signal(Signal::SIGHUP);
+        assert_eq!(notify.next().await.lines[0], "RELOADING=1");
+        assert_eq!(notify.next().await.lines, ["READY=1"]);
+        server.becomes(&program).await;
+    }
+    let [worker] = procfs::workers(server.process.pid())[..] else { panic!("one worker") };
+    let environment = std::fs::read(format!("/proc/{worker}/environ")).unwrap();
+    assert!(!String::from_utf8_lossy(&environment).contains("NOTIFY_SOCKET"));
+    server.process.signal(Signal::SIGTERM);
+    assert_eq!(notify.next().await.lines[0], "STOPPING=1");
+    assert_eq!(notify.next().await.lines[0], "FDSTOREREMOVE=1");
+    stopped(&server.process).await;
+    assert!(notify.rest().is_empty());
+}
+
+/// Starts the server with a listening socket as systemd does.
+fn with_socket(setup: Setup, socket: OwnedFd, name: &str) -> Setup {
+    // The PID is known only in the process itself.
+    let script = "exec 3<&0 </dev/null; export LISTEN_PID=$$; exec \"$@\"";
+    setup
+        .under("sh", &["-c", script, "sh"])
+        .stdin(socket)
+        .env("LISTEN_FDS", 1)
+        .env("LISTEN_FDNAMES", name)
+}
+
+#[tokio::test]
+async fn a_killed_master_comes_back_without_a_refused_connection() {
+    let notify = Notify::at_abstract_name();
+    let setup = || Setup::new().env("NOTIFY_SOCKET", notify.address());
+    let server = setup().start().await;
+    let address = server.addr();
+    let stored = loop {
+        let mut message = notify.next().await;
+        if let Some(name) = message.value("FDNAME") {
+            break (name.to_owned(), message.fds.remove(0));
+        }
+    };
+    assert_eq!(notify.next().await.lines, ["READY=1"]);
+    server.process.kill();
+    server.process.exit(LONG).await;
+
+    // Nobody serves, and nobody is refused.
+    let waiting = TcpStream::connect(address).await.unwrap();
+    let (name, socket) = stored;
+    let again = with_socket(setup(), socket.try_clone().unwrap(), &name).start().await;
+    assert_eq!(again.addr(), address, "the port that the first one was given");
+    ask(waiting, "/").await;
+    again.process.signal(Signal::SIGHUP);
+    // Both accept for a moment.
+    while !ask(TcpStream::connect(address).await.unwrap(), "/").await.contains("x-generation: 2") {}
+
+    again.process.signal(Signal::SIGTERM);
+    let messages = async {
+        loop {
+            let message = notify.next().await;
+            assert_eq!(message.value("FDSTORE"), None, "it is there already");
+            if message.value("FDSTOREREMOVE").is_some() {
+                return message;
+            }
+        }
+    };
+    assert_eq!(messages.await.value("FDNAME"), Some(&*name));
+    stopped(&again.process).await;
+    drop(socket);
+    refused(address).await;
+}
+
+/// Waits until an address refuses connections. A child that another test is about to start may have a
+/// copy of our copy for a moment.
+async fn refused(address: SocketAddr) {
+    let since = Instant::now();
+    while TcpStream::connect(address).await.is_ok() {
+        assert!(since.elapsed() < LONG, "{address} accepts");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+#[tokio::test]
+async fn a_stored_unix_socket_keeps_its_file_until_the_stop() {
+    let notify = Notify::at_path();
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("app.sock");
+    let bind = format!("unix:{}", path.display());
+    let setup = || Setup::new().env("NOTIFY_SOCKET", notify.address()).bind(&bind);
+    for replaced in [false, true] {
+        let server = setup().start().await;
+        let (name, socket) = loop {
+            let mut message = notify.next().await;
+            if message.value("FDSTORE").is_some() {
+                let name = message.value("FDNAME").unwrap().to_owned();
+                break (name, message.fds.remove(0));
+            }
+        };
+        server.process.kill();
+        server.process.exit(LONG).await;
+        assert!(path.exists());
+        if replaced {
+            // By that of a socket on which nobody listens any more.
+            std::fs::remove_file(&path).unwrap();
+            drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
+        } else {
+            UnixStream::connect(&path).await.unwrap();
+        }
+        notify.rest();
+        let again = with_socket(setup(), socket, &name).start().await;
+        ask(UnixStream::connect(&path).await.unwrap(), "/").await;
+        again.process.signal(Signal::SIGTERM);
+        stopped(&again.process).await;
+        assert!(!path.exists());
+        let of = |message: &Message, what| {
+            message.value(what).and(message.value("FDNAME")).map(str::to_owned)
+        };
+        let rest = notify.rest();
+        let stored: Vec<_> = rest.iter().filter_map(|message| of(message, "FDSTORE")).collect();
+        let removed: Vec<_> =
+            rest.iter().filter_map(|message| of(message, "FDSTOREREMOVE")).collect();
+        match replaced {
+            false => assert_eq!((stored, removed), (vec![], vec![name])),
+            true => assert_eq!((vec![name, stored[0].clone()], 1), (removed, stored.len())),
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_stored_listener_that_nobody_asks_for_is_closed() {
+    let notify = Notify::at_path();
+    let forgotten = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = forgotten.local_addr().unwrap();
+    let name = "graceful.0..127.0.0.1%3A1";
+    let setup = Setup::new().env("NOTIFY_SOCKET", notify.address());
+    let server = with_socket(setup, forgotten.into(), name).start().await;
+    assert_ne!(server.addr(), address);
+    let removed = loop {
+        let message = notify.next().await;
+        if message.value("FDSTOREREMOVE").is_some() {
+            break message;
+        }
+    };
+    assert_eq!(removed.value("FDNAME"), Some(name));
+    refused(address).await;
+}
+
+/// The example, if it was built, as `cargo test` does.
+fn hello() -> Option<Program> {
+    let this = std::env::current_exe().ok()?;
+    let hello = this.parent()?.parent()?.join("examples/hello");
+    hello.exists().then(|| Program::new(hello))
+}
+
+#[tokio::test]
+async fn socket_activation_starts_the_server_and_a_reload_works() {
+    let activate = "systemd-socket-activate";
+    if Command::new(activate).arg("--version").output().is_err() {
+        return skip("there is no systemd-socket-activate");
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("app.sock");
+    let listen = path.to_str().unwrap();
+    let pass = ["-E", "GRACEFUL_TEST_TREE", "-E", "TEST_BAKE", "--fdname", "http", "-l", listen];
+    let test = Program::this_test("server").env("TEST_BAKE", "0");
+    let programs = [(Some(test), "ready: "), (hello(), "generation ")];
+    for (program, ready) in programs {
+        let Some(program) = program else {
+            skip("the example hello is not built: run all tests");
+            continue;
+        };
+        let server = program.under(activate, pass).start();
+        // It starts the server at the first connection.
+        until("it listens", || path.exists()).await;
+        let first = loop {
+            match UnixStream::connect(&path).await {
+                Ok(stream) => break stream,
+                Err(_) => tokio::task::yield_now().await,
+            }
+        };
+        ask(first, "/").await;
+        server.line(&format!("{ready}1")).await;
+        server.signal(Signal::SIGHUP);
+        server.line(&format!("{ready}2")).await;
+        ask(UnixStream::connect(&path).await.unwrap(), "/").await;
+        server.signal(Signal::SIGTERM);
+        stopped(&server).await;
+        assert!(path.exists(), "the file is the supervisor's");
+        std::fs::remove_file(&path).unwrap();
+    }
+}
+
+#[tokio::test]
+async fn the_pid_file_names_the_master_and_goes_with_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("app.pid");
+    for single in [false, true] {
+        std::fs::write(&path, "1\n").unwrap();
+        let setup = Setup::new().env("TEST_PID_FILE", path.display());
+        let server = if single { setup.single() } else { setup }.start().await;
+        let pid = || std::fs::read_to_string(&path).unwrap();
+        assert_eq!(pid(), format!("{}\n", server.process.pid()));
+        if !single {
+            server.process.signal(Signal::SIGHUP);
+            server.generation(2).await;
+            assert_eq!(pid(), format!("{}\n", server.process.pid()));
+        }
+        server.process.signal(Signal::SIGTERM);
+        stopped(&server.process).await;
+        assert!(!path.exists());
+    }
+}
+
+#[tokio::test]
+async fn a_pid_file_that_cannot_be_written_is_an_error() {
+    let server = Setup::new().env("TEST_PID_FILE", "/no/such/directory/app.pid").spawn();
+    assert_eq!(server.exit(LONG).await.code(), Some(1));
+    server.line("cannot write the PID file /no/such/directory/app.pid: No such file").await;
+}
+
+/// Runs its arguments as PID 1 of a namespace, on a root file system that nobody can write to.
+const CONTAINER: &[&str] = &[
+    "--pid",
+    "--fork",
+    "--mount",
+    "--mount-proc",
+    "sh",
+    "-c",
+    "mount -o remount,bind,ro / && ! touch /graceful-test 2>/dev/null && exec \"$@\"",
+    "sh",
+];
+
+#[tokio::test]
+async fn pid_1_reaps_what_it_adopts_and_stops() {
+    let probe = Command::new("unshare").args(CONTAINER).arg("true").output();
+    if !probe.is_ok_and(|probe| probe.status.success()) {
+        return skip("unshare does not work here: it takes root");
+    }
+    for stop in [Signal::SIGTERM, Signal::SIGQUIT] {
+        let server = Setup::new().under("unshare", CONTAINER).start().await;
+        server.process.line("waited for all children").await;
+        let [master] = procfs::workers(server.process.pid())[..] else { panic!("one PID 1") };
+        let [worker] = procfs::workers(master)[..] else { panic!("one worker") };
+        reaps(&server, master, worker).await;
+        process::signal(master, Signal::SIGHUP);
+        server.generation(2).await;
+        until("the old worker leaves", || !procfs::workers(master).contains(&worker)).await;
+        let [worker] = procfs::workers(master)[..] else { panic!("one worker") };
+        reaps(&server, master, worker).await;
+        process::signal(master, stop);
+        stopped(&server.process).await;
+    }
+}
+
+async fn reaps(server: &Server, master: u32, worker: u32) {
+    ask(TcpStream::connect(server.addr()).await.expect("connect"), "/orphan").await;
+    until("the orphan is adopted", || procfs::workers(master).len() == 2).await;
+    let orphan = procfs::workers(master).into_iter().find(|child| *child != worker);
+    process::signal(orphan.expect("one of two"), Signal::SIGKILL);
+    until("it is reaped", || procfs::children(master).len() == 1).await;
+}
+
+#[test]
+fn the_unit_files_are_what_systemd_expects() {
+    let Ok(version) = Command::new("systemd-analyze").arg("--version").output() else {
+        return skip("there is no systemd-analyze");
+    };
+    // "systemd 252 (252.38-1~deb12u1)"
+    let version = String::from_utf8_lossy(&version.stdout).into_owned();
+    let version: u32 = version.split_whitespace().nth(1).unwrap().parse().unwrap();
+    // It wants the program that a unit starts to be there.
+    let directory = tempfile::tempdir().unwrap();
+    let program = directory.path().join("hello");
+    std::fs::copy(std::env::current_exe().unwrap(), &program).unwrap();
+    let mut units = Vec::new();
+    for name in ["hello.service", "hello.socket"] {
+        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/deploy").join(name);
+        let unit = std::fs::read_to_string(source).unwrap();
+        let mut unit = unit.replace("/usr/local/bin/hello", program.to_str().unwrap());
+        if version < 253 {
+            // As the comment in the unit says.
+            let older = "Type=notify\nExecReload=kill -HUP $MAINPID\n";
+            unit = unit.replace("Type=notify-reload\n", older);
+        }
+        let path = directory.path().join(name);
+        std::fs::write(&path, unit).unwrap();
+        units.push(path);
+    }
+    let output = Command::new("systemd-analyze").arg("verify").args(&units).output().unwrap();
+    let complaints = String::from_utf8_lossy(&output.stderr);
+    // Other units of this machine are not ours to judge.
+    let ours: Vec<_> = complaints.lines().filter(|line| line.contains("hello.")).collect();
+    assert!(ours.is_empty(), "{ours:#?}");
+    assert!(output.status.success(), "{complaints}");
 }

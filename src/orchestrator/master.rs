@@ -23,6 +23,7 @@ use super::{
     single,
     sockets::Sockets,
     state::{Action, Event, Id, Phase, State, Timer},
+    status::Wish,
     takeover::Handoff,
     upgrade::Candidate,
 };
@@ -51,8 +52,8 @@ pub(crate) async fn run(
     let mut signals = Signals::listen(&options)?;
     let program =
         Program::resolve().map_err(|error| Error::io("cannot find this program", error))?;
-    let report = Report::open(&options, program.path(), &handle)?;
     let mut predecessor = Handoff::take()?;
+    let report = Report::open(&options, program.path(), &handle, predecessor.as_mut())?;
     let sockets = match &mut predecessor {
         Some((handoff, descriptors)) => Sockets::take_over(handoff, descriptors, report.systemd())?,
         None => Sockets::new(Listeners::from_env()?.into_inherited(), report.systemd()),
@@ -90,7 +91,7 @@ pub(crate) async fn run(
     }
     loop {
         if master.is_due() {
-            master.upgrade(&mut signals, &mut inputs).await;
+            master.upgrade(&mut signals, &mut inputs, &commands).await;
         }
         if let Some(result) = master.result.take() {
             master.report.finish().await;
@@ -249,6 +250,8 @@ impl Master {
             Action::Settle(id) => self.settle(id),
             Action::Reloaded(outcome) => self.reloaded(outcome),
             Action::Leave(outcome) => {
+                // No worker was there to drain when the stop came before the first was ready.
+                self.sockets.release();
                 self.result = Some(match outcome {
                     Ok(()) => single::finished(&self.cut),
                     Err(why) => Err(Error::new(Kind::Worker, format!("the worker failed: {why}"))),
@@ -321,7 +324,7 @@ impl Master {
         match self.start(id, image) {
             Ok(worker) => {
                 tracing::info!(generation = id, pid = worker.pid, "started a worker");
-                self.report.spawned(id, Some(worker.pid));
+                self.report.spawned(id, worker.pid, worker.image.clone());
                 self.workers.insert(id, worker);
             }
             Err(error) => {
@@ -512,11 +515,11 @@ impl Master {
             Command::Reload => self.reload(),
             Command::ReloadUntried => self.reload_untried(),
             Command::ReloadAndTell(waiter) => {
-                self.report.wait(waiter);
+                self.report.wait(Wish::Reload, waiter);
                 self.reload();
             }
             Command::Rollback(waiter) => {
-                waiter.into_iter().for_each(|waiter| self.report.wait(waiter));
+                waiter.into_iter().for_each(|waiter| self.report.wait(Wish::Rollback, waiter));
                 self.rollback();
             }
             // A second signal means more than the first; a second call does not.

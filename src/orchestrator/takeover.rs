@@ -8,7 +8,7 @@ use std::{collections::HashMap, os::fd::OwnedFd, path::PathBuf, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-use super::state::Id;
+use super::{state::Id, status::Memory};
 use crate::{
     error::{BoxError, Error, Kind},
     process::exec,
@@ -28,6 +28,10 @@ pub(crate) struct Handoff {
     /// Binaries: the present one, and the one before.
     pub(crate) current: Option<Binary>,
     pub(crate) previous: Option<Binary>,
+    #[serde(default)]
+    pub(crate) memory: Memory,
+    #[serde(default)]
+    pub(crate) admin: Option<AdminSocket>,
     /// The digests of binaries that have failed.
     pub(crate) failed: Vec<String>,
 }
@@ -62,6 +66,14 @@ pub(crate) struct BoundSocket {
     pub(crate) wanted: Vec<Id>,
 }
 
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct AdminSocket {
+    pub(crate) path: PathBuf,
+    pub(crate) fd: i32,
+    /// Device and inode of its file.
+    pub(crate) file: (u64, u64),
+}
+
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Binary {
     pub(crate) path: PathBuf,
@@ -78,6 +90,8 @@ impl Handoff {
             bound: Vec::new(),
             current: None,
             previous: None,
+            memory: Memory::default(),
+            admin: None,
             failed: Vec::new(),
         }
     }
@@ -105,7 +119,9 @@ impl Handoff {
         let workers = self.workers.iter().map(|worker| worker.wire);
         let inherited = self.inherited.iter().map(|socket| socket.fd);
         let bound = self.bound.iter().map(|socket| socket.fd);
-        binaries.map(|binary| binary.fd).chain(workers).chain(inherited).chain(bound)
+        let admin = self.admin.iter().map(|socket| socket.fd);
+        let sockets = workers.chain(inherited).chain(bound).chain(admin);
+        binaries.map(|binary| binary.fd).chain(sockets)
     }
 }
 

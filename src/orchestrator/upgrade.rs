@@ -23,6 +23,7 @@ use super::{
 };
 use crate::{
     error::Error,
+    handle::Command,
     process::{child::Child, exec, image::Image, wire},
 };
 
@@ -83,6 +84,7 @@ impl Master {
         &mut self,
         signals: &mut Signals,
         inputs: &mut mpsc::UnboundedReceiver<Input>,
+        commands: &mpsc::UnboundedReceiver<Command>,
     ) {
         let Some(mut candidate) = self.candidate.take() else { return };
         // The last reload may have been another one.
@@ -97,10 +99,11 @@ impl Master {
                 while let Ok(input) = inputs.try_recv() {
                     self.input(input);
                 }
-                self.exec(&candidate.image, &released, signals, inputs).await
+                self.exec(&candidate.image, &released, signals, inputs, commands).await
             }
             Err(why) => why,
         };
+        self.report.go_on();
         for (id, (child, reader)) in released {
             if let Some(worker) = self.workers.get_mut(&id) {
                 let (orders, receiver) = mpsc::unbounded_channel();
@@ -142,6 +145,7 @@ impl Master {
         released: &HashMap<Id, (Child, wire::Reader)>,
         signals: &mut Signals,
         inputs: &mut mpsc::UnboundedReceiver<Input>,
+        commands: &mpsc::UnboundedReceiver<Command>,
     ) -> String {
         // Whoever waits for the outcome of the reload has it before this program ends.
         self.report.flush().await;
@@ -159,7 +163,8 @@ impl Master {
         };
         let wires = released.values().map(|(_, reader)| reader.as_fd());
         let binaries = binaries.iter().map(AsFd::as_fd);
-        let keep: Vec<BorrowedFd<'_>> = wires.chain(binaries).chain(self.sockets.fds()).collect();
+        let sockets = self.sockets.fds().chain(self.report.fds());
+        let keep: Vec<BorrowedFd<'_>> = wires.chain(binaries).chain(sockets).collect();
         tracing::info!(path = %image.path().display(), "the master becomes the new binary");
         let mut order = None;
         let error = self.program.replace(
@@ -169,7 +174,7 @@ impl Master {
             self.report.environment(),
             || {
                 order = signals.try_next();
-                order.is_none() && inputs.is_empty()
+                order.is_none() && inputs.is_empty() && commands.is_empty()
             },
         );
         if let Some((signal, order)) = order {
@@ -196,6 +201,7 @@ impl Master {
         handoff.previous = binary(&self.previous)?;
         handoff.failed = self.failed.iter().cloned().collect();
         self.sockets.leave(&mut handoff);
+        self.report.leave(&mut handoff);
         for (id, worker) in &self.workers {
             let (_, reader) = released.get(id).ok_or("a worker was started meanwhile")?;
             let read = reader.leftover().ok_or("a descriptor is on its way")?.to_vec();
@@ -247,7 +253,7 @@ impl Master {
             let (attendant, orders) = mpsc::unbounded_channel();
             let child = Child::new(worker.pid);
             tokio::spawn(attend::attend(worker.id, child, reader, orders, self.inputs.clone()));
-            self.report.resumed(worker.id, worker.pid, worker.drain.is_none());
+            self.report.resumed(worker.id, worker.pid, image.clone(), worker.drain);
             let link = Link::new(writer);
             let (pid, reason, panic, unanswered) = (worker.pid, None, None, 0);
             let resumed = Worker { pid, image, link, attendant, reason, panic, unanswered };

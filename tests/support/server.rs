@@ -122,6 +122,10 @@ impl Fault {
 }
 
 pub(crate) fn options<A>(mut server: Serve<A>) -> Serve<A> {
+    if std::env::var_os("GRACEFUL_CHECK").is_some() {
+        // The harness has begun the line on which the answer would stand.
+        println!();
+    }
     let millis = |name: &str| {
         let value = std::env::var(name).ok()?;
         Some(Duration::from_millis(value.parse().expect("milliseconds")))
@@ -166,6 +170,13 @@ pub(crate) fn options<A>(mut server: Serve<A>) -> Serve<A> {
     }
     if std::env::var_os("TEST_STAY").is_some() {
         server = server.hand_over(false);
+    }
+    if let Some(path) = std::env::var_os("TEST_PID_FILE") {
+        server = server.pid_file(path);
+    }
+    #[cfg(feature = "admin")]
+    if let Some(path) = std::env::var_os("TEST_ADMIN") {
+        server = server.admin(path);
     }
     if std::env::var_os("TEST_SINGLE").is_some() {
         server = server.single_process();
@@ -213,6 +224,20 @@ impl Setup {
 
     pub(crate) fn idle_grace(self, time: Duration) -> Self {
         self.env("TEST_GRACE", time.as_millis())
+    }
+
+    /// The same server from another file, a copy of this program.
+    pub(crate) fn program_at(self, path: &std::path::Path) -> Self {
+        Self(self.0.at(path))
+    }
+
+    /// The same server, but started by another program.
+    pub(crate) fn under(self, program: &str, args: &[&str]) -> Self {
+        Self(self.0.under(program, args))
+    }
+
+    pub(crate) fn stdin(self, stdin: impl Into<std::process::Stdio>) -> Self {
+        Self(self.0.stdin(stdin))
     }
 
     /// The same, from a copy of the test program, which a deploy may replace.
@@ -270,6 +295,18 @@ pub(crate) struct Server {
 impl Server {
     pub(crate) fn addr(&self) -> SocketAddr {
         self.addresses[0].parse().expect("a TCP address")
+    }
+
+    /// Waits until the master runs the program that is at this path now.
+    pub(crate) async fn becomes(&self, path: &std::path::Path) {
+        use std::os::unix::fs::MetadataExt;
+        let id = |path: &std::path::Path| path.metadata().ok().map(|file| (file.dev(), file.ino()));
+        let running = format!("/proc/{}/exe", self.process.pid());
+        let since = std::time::Instant::now();
+        while id(running.as_ref()) != id(path) {
+            assert!(since.elapsed() < Duration::from_secs(20), "the master stays what it is");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
     }
 
     /// Waits until a worker of this generation is ready.
