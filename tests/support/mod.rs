@@ -4,6 +4,7 @@
 //! - [`app`]: the handlers that every server under test serves.
 //! - [`load`]: clients of many kinds at once; every request is accounted for, none is sent twice.
 //! - [`process`]: a server as a child process: its lines, signals, exit.
+//! - [`raw`]: HTTP/1 and HTTP/2 written byte by byte.
 //! - [`procfs`]: what the kernel says about a process (Linux only).
 #![allow(dead_code, unused_imports, reason = "each program uses the part that it needs")]
 
@@ -13,5 +14,6 @@ pub(crate) mod pattern;
 pub(crate) mod process;
 #[cfg(target_os = "linux")]
 pub(crate) mod procfs;
+pub(crate) mod raw;
 #[cfg(unix)]
 pub(crate) mod server;
