@@ -208,7 +208,7 @@ async fn a_stop_ends_at_its_deadline() {
             let server = setup.start().await;
             if how == "master" {
                 // A worker that the master does not know to be ready is killed, not drained.
-                server.process.line("event=Ready(1)").await;
+                server.process.any_line("event=Ready(1)").await;
             }
             let held = stuck(&server, state).await;
             let since = Instant::now();
@@ -218,8 +218,8 @@ async fn a_stop_ends_at_its_deadline() {
             match state.cut() {
                 Some(cut) => {
                     assert_eq!(status.code(), Some(1), "{how}: {state:?}");
-                    server.process.line(&format!("cut at the deadline request={cut} (")).await;
-                    let line = server.process.line("stopped, but cut 1 requests").await;
+                    server.process.any_line(&format!("cut at the deadline request={cut} (")).await;
+                    let line = server.process.any_line("stopped, but cut 1 requests").await;
                     assert!(line.contains(&format!("{cut} (after 0.")), "{line}");
                 }
                 None => {
