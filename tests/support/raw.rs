@@ -125,6 +125,21 @@ impl Raw {
         Instant::now()
     }
 
+    /// Reads so many heads of answers, or all that come until the end, and gives their statuses; the
+    /// bodies are passed over.
+    pub(crate) async fn statuses(&mut self, most: usize) -> Vec<u16> {
+        const START: &str = "HTTP/1.";
+        loop {
+            let text = self.text();
+            // After the minor version.
+            let status = |(at, _)| text.get(at + START.len() + 2..)?.get(..3)?.parse().ok();
+            let found: Vec<u16> = text.match_indices(START).filter_map(status).collect();
+            if found.len() >= most || !self.fill().await {
+                return found;
+            }
+        }
+    }
+
     /// Reads one HTTP/2 frame; `None` at the end of the stream.
     pub(crate) async fn frame(&mut self) -> Option<Frame> {
         loop {
