@@ -221,9 +221,18 @@ impl<A> Serve<A> {
         self
     }
 
-    /// How many old generations may drain at once; beyond that the oldest is cut. Default: 4.
+    /// How many old generations may drain at once; a further reload waits until the oldest has left,
+    /// which it does within [`stop_timeout`](Self::stop_timeout), or at once at the
+    /// [`hammer_signal`](Self::hammer_signal). Default: 4.
     pub fn max_draining(mut self, generations: usize) -> Self {
         self.options.max_draining = generations;
+        self
+    }
+
+    /// Whether a reload hands idle keep-alive connections to the new worker, so that no client has to
+    /// connect again. Concerns HTTP/1 without TLS; off, their next answer closes them. Default: on.
+    pub fn hand_over(mut self, on: bool) -> Self {
+        self.options.hand_over = on;
         self
     }
 

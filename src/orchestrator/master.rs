@@ -226,9 +226,30 @@ impl Master {
                 timeout: stop_timeout,
             },
         };
-        self.tell(id, ToWorker::Drain(order));
+        let hand_over = successor.and_then(|successor| self.hand_over(successor));
+        if let Some(worker) = self.workers.get(&id) {
+            worker.link.send_with(ToWorker::Drain(order), hand_over.into_iter().collect());
+        }
         if successor.is_none() {
             self.sockets.release();
+        }
+    }
+
+    /// Gives one end of a socket pair to the successor; the other one is for the worker that leaves.
+    fn hand_over(&self, successor: Id) -> Option<OwnedFd> {
+        if !self.options.hand_over {
+            return None;
+        }
+        let successor = self.workers.get(&successor)?;
+        match wire::pair() {
+            Ok((giver, taker)) => {
+                successor.link.send_with(ToWorker::Adopt, vec![taker]);
+                Some(giver)
+            }
+            Err(error) => {
+                tracing::error!(%error, "no connection can be handed over");
+                None
+            }
         }
     }
 
@@ -259,6 +280,9 @@ impl Master {
 
     fn reload(&mut self) {
         self.reload_since.get_or_insert_with(Instant::now);
+        if self.state.is_crowded() {
+            tracing::warn!("the reload waits: too many old generations are draining");
+        }
         self.feed(Event::Reload);
     }
 

@@ -64,7 +64,9 @@ pub(crate) enum ToWorker {
     /// Stop accepting, keep everything else.
     Pause,
     Resume,
-    /// Come to an end.
+    /// Take connections over from the worker at the other end of the descriptor.
+    Adopt,
+    /// Come to an end. A descriptor leads to the worker that takes connections over.
     Drain(DrainOrder),
     /// End now.
     Cut,

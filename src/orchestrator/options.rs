@@ -18,6 +18,7 @@ pub(crate) struct Options {
     pub(crate) max_restarts: usize,
     pub(crate) restart_window: Duration,
     pub(crate) max_draining: usize,
+    pub(crate) hand_over: bool,
     pub(crate) single_process: bool,
     pub(crate) on_ready: Vec<Hook>,
 }
@@ -52,6 +53,7 @@ impl Default for Options {
             max_restarts: 10,
             restart_window: Duration::from_secs(60),
             max_draining: 4,
+            hand_over: true,
             single_process: false,
             on_ready: Vec::new(),
         }

@@ -37,6 +37,7 @@ pub(crate) async fn run(
     let stop = |stopping: &mut bool| {
         let ending = Ending {
             successor: false,
+            hand_over: None,
             delay: options.shutdown_delay,
             idle_grace: options.idle_grace,
             timeout: options.stop_timeout,

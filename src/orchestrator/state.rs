@@ -173,6 +173,13 @@ impl State {
         }
     }
 
+    /// So many old generations drain that the next one has to wait for the oldest to leave, which it
+    /// does at its deadline at the latest. To cut it instead would lose its requests to a reload.
+    pub(crate) fn is_crowded(&self) -> bool {
+        let draining = self.workers.iter().filter(|worker| worker.phase == Phase::Draining).count();
+        draining >= self.limits.max_draining && self.find(Phase::Serving).is_some()
+    }
+
     /// A worker is on its way, so another one must wait.
     fn is_changing(&self) -> bool {
         self.find(Phase::Starting).or(self.find(Phase::Trial)).is_some()
@@ -204,7 +211,7 @@ impl Step<'_> {
     fn reload(&mut self) {
         if self.state.stopping {
             self.act(Action::Reloaded(Err("the server is stopping".to_owned())));
-        } else if self.state.is_changing() {
+        } else if self.state.is_changing() || self.state.is_crowded() {
             self.state.remembered = true;
         } else {
             self.start_reload();
@@ -259,13 +266,6 @@ impl Step<'_> {
         self.state.set(id, Phase::Draining);
         self.act(Action::Drain { id, successor });
         self.act(Action::Set(Timer::Drain(id), self.state.limits.drain_timeout));
-        let draining =
-            self.state.workers.iter().filter(|worker| worker.phase == Phase::Draining).count();
-        if draining > self.state.limits.max_draining
-            && let Some(oldest) = self.state.find(Phase::Draining)
-        {
-            self.cut(oldest);
-        }
     }
 
     fn cut(&mut self, id: Id) {
@@ -311,8 +311,9 @@ impl Step<'_> {
             return;
         }
         match phase {
-            // Nothing depended on them. (Where a trial fails after this, the respawn below helps.)
-            Phase::Draining | Phase::Killed | Phase::Parked => return,
+            // Nothing depended on them, but a reload may have waited. (Where a trial fails after
+            // this, the respawn below helps.)
+            Phase::Draining | Phase::Killed | Phase::Parked => {}
             Phase::Starting if !self.state.proven => {
                 self.stop(Some(why));
                 return;
@@ -359,7 +360,8 @@ impl Step<'_> {
         if self.state.stopping || self.state.is_changing() {
             return;
         }
-        if std::mem::take(&mut self.state.remembered) {
+        if self.state.remembered && !self.state.is_crowded() {
+            self.state.remembered = false;
             self.start_reload();
         } else if self.state.find(Phase::Serving).is_none() && !self.state.respawning {
             self.state.respawning = true;

@@ -236,7 +236,7 @@ fn a_stop_during_a_reload_ends_both() {
 }
 
 #[test]
-fn too_many_draining_workers_cost_the_oldest() {
+fn a_reload_waits_while_too_many_workers_drain() {
     let mut table = Table::new(Limits { bake_time: Duration::ZERO, ..limits() });
     table.on(Event::Start, &[Action::Spawn(1)]);
     table.on(Event::Ready(1), &[Action::Settle(1)]);
@@ -244,11 +244,13 @@ fn too_many_draining_workers_cost_the_oldest() {
         table.on(Event::Reload, &[Action::Spawn(id)]);
         table.0.step(Duration::ZERO, 0, Event::Ready(id));
     }
-    table.on(Event::Reload, &[Action::Spawn(4)]);
-    table.on(
-        Event::Ready(4),
-        &[drain(3, 4), Action::Cut(1), Action::Settle(4), Action::Reloaded(Ok(4))],
-    );
+    table.on(Event::Reload, &[]);
+    table.on(Event::Reload, &[]);
+    table.on(Event::Exited(2, "status 0".into()), &[Action::Spawn(4)]);
+    table.0.step(Duration::ZERO, 0, Event::Ready(4));
+    // Nobody serves: then there is nothing to wait for.
+    table.on(Event::Exited(4, "signal 9".into()), &[]);
+    table.on(Event::Reload, &[Action::Spawn(5)]);
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

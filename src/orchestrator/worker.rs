@@ -155,10 +155,13 @@ impl Master {
             tokio::select! {
                 cut = &mut run => break cut,
                 message = self.reader.receive::<ToWorker>(), if !orphaned => match message {
-                    Ok(Some((message, _))) => match message {
+                    Ok(Some((message, fds))) => match message {
                         ToWorker::Pause => order(Order::Pause),
                         ToWorker::Resume => order(Order::Resume),
-                        ToWorker::Drain(drain) => order(Order::Drain(drain.into())),
+                        ToWorker::Adopt => fds.into_iter().for_each(|wire| order(Order::Adopt(wire))),
+                        ToWorker::Drain(drain) => {
+                            order(Order::Drain(ending(drain, fds.into_iter().next())));
+                        }
                         ToWorker::Cut => order(Order::Cut),
                         ToWorker::Ping => {
                             self.pong(context.requests.in_flight(), context.connections.in_flight());
@@ -170,6 +173,7 @@ impl Master {
                         orphaned = true;
                         order(Order::Drain(Ending {
                             successor: false,
+                            hand_over: None,
                             delay: Duration::ZERO,
                             idle_grace: options.idle_grace,
                             timeout: options.stop_timeout,
@@ -200,9 +204,7 @@ impl Provider for Master {
     }
 }
 
-impl From<DrainOrder> for Ending {
-    fn from(order: DrainOrder) -> Self {
-        let DrainOrder { successor, delay, idle_grace, timeout } = order;
-        Self { successor, delay, idle_grace, timeout }
-    }
+fn ending(order: DrainOrder, hand_over: Option<OwnedFd>) -> Ending {
+    let DrainOrder { successor, delay, idle_grace, timeout } = order;
+    Ending { successor, hand_over, delay, idle_grace, timeout }
 }

@@ -14,7 +14,7 @@ use std::{
 use http::{Method, Uri};
 use serde::{Deserialize, Serialize};
 
-use super::Context;
+use super::{Context, HandOver, Phase};
 use crate::drain::DrainGuard;
 
 /// A request that did not end before the deadline.
@@ -54,6 +54,8 @@ pub(crate) struct Connection {
     /// One side has said that no request follows (RFC 9112, section 9.6).
     last: AtomicBool,
     upgrading: AtomicBool,
+    /// It cannot move to the next worker.
+    stays: AtomicBool,
     /// Wakes the task that drives it.
     waker: Waker,
     _guard: DrainGuard,
@@ -83,7 +85,7 @@ pub(crate) struct RequestGuard {
     _guard: DrainGuard,
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -119,6 +121,7 @@ impl Connection {
             clean: AtomicBool::new(true),
             last: AtomicBool::new(false),
             upgrading: AtomicBool::new(false),
+            stays: AtomicBool::new(false),
             waker,
             _guard: guard,
         });
@@ -164,8 +167,31 @@ impl Connection {
         self.clean.load(Ordering::Acquire) && !self.last.load(Ordering::Acquire)
     }
 
-    pub(crate) fn has_begun(&self) -> bool {
-        lock(&self.requests).begun > 0
+    /// Its protocol, or the next worker, does not let it move.
+    pub(crate) fn stay(&self) {
+        self.stays.store(true, Ordering::Release);
+    }
+
+    /// Whether the next worker could serve what follows.
+    pub(crate) fn can_move(&self) -> bool {
+        self.may_go_on() && !self.stays.load(Ordering::Acquire)
+    }
+
+    /// Whether the answer that is made now has to be the last one here.
+    pub(crate) fn says_goodbye(&self) -> bool {
+        if !self.context.requests.is_draining() {
+            return false;
+        }
+        match self.context.phase() {
+            // The client will not notice that another process answers it next.
+            Phase::Draining { hand_over: HandOver::Soon | HandOver::Now, .. } => !self.can_move(),
+            Phase::Draining { .. } | Phase::Serving | Phase::Cut => true,
+        }
+    }
+
+    /// How many requests have begun.
+    pub(crate) fn begun(&self) -> u64 {
+        lock(&self.requests).begun
     }
 
     pub(crate) fn is_idle(&self) -> bool {

@@ -77,6 +77,9 @@ pub(crate) fn options<A>(mut server: Serve<A>) -> Serve<A> {
     if let Some(time) = millis("TEST_WATCH") {
         server = server.watch_interval(time);
     }
+    if std::env::var_os("TEST_STAY").is_some() {
+        server = server.hand_over(false);
+    }
     if std::env::var_os("TEST_SINGLE").is_some() {
         server = server.single_process();
     }
