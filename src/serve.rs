@@ -18,7 +18,10 @@ use crate::{
     orchestrator::{self, Binding, Options, Place, Signal, Started, master, single, worker},
     process::exec::{self, Parent},
     server::{App, HttpApp},
+    tls::TlsConfig,
 };
+
+use self::sealed::Named;
 
 /// Serves an application until the process is told to stop; reloads it without losing a request.
 ///
@@ -77,7 +80,9 @@ where
 #[must_use = "a server does nothing until it is awaited or run"]
 pub struct Serve<A> {
     apps: A,
-    addresses: Vec<String>,
+    addresses: Vec<Named>,
+    /// For every address without a configuration of its own.
+    tls: Option<TlsConfig>,
     options: Options,
     handle: Handle,
     commands: mpsc::UnboundedReceiver<Command>,
@@ -115,7 +120,29 @@ impl Serve<Several> {
         B::Data: Send,
         B::Error: Into<BoxError>,
     {
-        self.apps.0.push((address.into(), Box::new(HttpApp(app))));
+        let named = Named { address: address.into(), tls: None };
+        self.apps.0.push((named, Box::new(HttpApp(app))));
+        self
+    }
+
+    /// Serves `app` on `address` as well, over TLS.
+    #[cfg(feature = "tls")]
+    pub fn register_tls<S, B>(
+        mut self,
+        address: impl Into<String>,
+        config: TlsConfig,
+        app: S,
+    ) -> Self
+    where
+        S: Service<Request<Body>, Response = Response<B>> + Clone + Send + 'static,
+        S::Error: Into<BoxError>,
+        S::Future: Send,
+        B: http_body::Body + Send + 'static,
+        B::Data: Send,
+        B::Error: Into<BoxError>,
+    {
+        let named = Named { address: address.into(), tls: Some(config) };
+        self.apps.0.push((named, Box::new(HttpApp(app))));
         self
     }
 }
@@ -129,7 +156,8 @@ impl Default for Serve<Several> {
 impl<A> Serve<A> {
     fn with(apps: A) -> Self {
         let (handle, commands) = Handle::new();
-        Self { apps, addresses: Vec::new(), options: Options::default(), handle, commands }
+        let options = Options::default();
+        Self { apps, addresses: Vec::new(), tls: None, options, handle, commands }
     }
 
     /// Listens on this address; may be called several times. See [`Address`] for what can be written.
@@ -137,7 +165,40 @@ impl<A> Serve<A> {
     /// Without any: on the sockets inherited through `LISTEN_FDS`, else on the comma-separated
     /// addresses in `GRACEFUL_LISTEN`, else on `PORT` of every IPv4 address, else on 127.0.0.1:3000.
     pub fn bind(mut self, address: impl Into<String>) -> Self {
-        self.addresses.push(address.into());
+        self.addresses.push(Named { address: address.into(), tls: None });
+        self
+    }
+
+    /// Listens on this address and speaks TLS there; may be called several times.
+    #[cfg(feature = "tls")]
+    pub fn bind_tls(mut self, address: impl Into<String>, config: TlsConfig) -> Self {
+        self.addresses.push(Named { address: address.into(), tls: Some(config) });
+        self
+    }
+
+    /// Speaks TLS wherever it listens: on the addresses of [`bind`](Self::bind), whether they are
+    /// named before or after this, and on the default ones. The certificate chain and the key are PEM
+    /// files, read anew by each worker, so that a reload renews them.
+    ///
+    /// For TLS on some addresses only, use [`bind_tls`](Self::bind_tls) instead.
+    ///
+    /// # Example
+    ///
+    /// ```no_run
+    /// use axum::{Router, routing::get};
+    ///
+    /// fn main() -> Result<(), graceful::Error> {
+    ///     let app = Router::new().route("/", get(|| async { "hello" }));
+    ///     graceful::serve(app).tls("tls/cert.pem", "tls/key.pem").bind("0.0.0.0:443").run()
+    /// }
+    /// ```
+    #[cfg(feature = "tls")]
+    pub fn tls(
+        mut self,
+        cert: impl AsRef<std::path::Path>,
+        key: impl AsRef<std::path::Path>,
+    ) -> Self {
+        self.tls = Some(TlsConfig::from_pem_files(cert, key));
         self
     }
 
@@ -294,20 +355,23 @@ impl<A: Apps> Serve<A> {
     }
 
     async fn act(self, role: Role) -> Result<(), Error> {
-        let Self { apps, addresses, options, handle, commands } = self;
+        let Self { apps, addresses, tls, options, handle, commands } = self;
+        let build = async {
+            let mut bindings = apps.bindings(addresses).await?.0;
+            bindings.iter_mut().for_each(|binding| {
+                if binding.tls.is_none() {
+                    binding.tls.clone_from(&tls);
+                }
+            });
+            Ok(bindings)
+        };
         match role {
             Role::Master => {
-                drop(apps);
+                drop(build);
                 master::run(options, handle, commands).await
             }
-            Role::Worker(control) => {
-                let build = async { Ok(apps.bindings(addresses).await?.0) };
-                worker::run(control, build, options, handle, commands).await
-            }
-            Role::Single => {
-                let build = async { Ok(apps.bindings(addresses).await?.0) };
-                single::run(build, options, handle, commands).await
-            }
+            Role::Worker(control) => worker::run(control, build, options, handle, commands).await,
+            Role::Single => single::run(build, options, handle, commands).await,
         }
     }
 }
@@ -335,6 +399,7 @@ impl<A> fmt::Debug for Serve<A> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Serve")
             .field("addresses", &self.addresses)
+            .field("tls", &self.tls)
             .field("options", &self.options)
             .finish_non_exhaustive()
     }
@@ -361,11 +426,11 @@ pub struct One<S>(S);
 pub struct Built<F>(F);
 
 /// Applications with an address each.
-pub struct Several(Vec<(String, Box<dyn App>)>);
+pub struct Several(Vec<(Named, Box<dyn App>)>);
 
 impl fmt::Debug for Several {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_list().entries(self.0.iter().map(|(address, _)| address)).finish()
+        f.debug_list().entries(self.0.iter().map(|(named, _)| named)).finish()
     }
 }
 
@@ -376,15 +441,22 @@ mod sealed {
     #[derive(Debug)]
     pub struct Bindings(pub(super) Vec<Binding>);
 
+    /// An address to bind, as it was written.
+    #[derive(Clone, Debug)]
+    pub struct Named {
+        pub(super) address: String,
+        pub(super) tls: Option<TlsConfig>,
+    }
+
     pub trait Apps: Send + 'static {
         /// Makes sure that every address parses, before anything is started.
-        fn check(&self, addresses: &[String]) -> Result<(), Error> {
+        fn check(&self, addresses: &[Named]) -> Result<(), Error> {
             places(addresses).map(drop)
         }
 
         fn bindings(
             self,
-            addresses: Vec<String>,
+            addresses: Vec<Named>,
         ) -> impl Future<Output = Result<Bindings, Error>> + Send;
     }
 
@@ -397,9 +469,9 @@ mod sealed {
         B::Data: Send,
         B::Error: Into<BoxError>,
     {
-        async fn bindings(self, addresses: Vec<String>) -> Result<Bindings, Error> {
+        async fn bindings(self, addresses: Vec<Named>) -> Result<Bindings, Error> {
             let app = HttpApp(self.0);
-            let binding = |place| Binding { place, app: app.another() };
+            let binding = |(place, tls)| Binding { place, app: app.another(), tls };
             Ok(Bindings(places(&addresses)?.into_iter().map(binding).collect()))
         }
     }
@@ -416,7 +488,7 @@ mod sealed {
         B::Data: Send,
         B::Error: Into<BoxError>,
     {
-        async fn bindings(self, addresses: Vec<String>) -> Result<Bindings, Error> {
+        async fn bindings(self, addresses: Vec<Named>) -> Result<Bindings, Error> {
             let app = (self.0)().await.map_err(|error| {
                 Error::new(Kind::App, "cannot build the application").because(error)
             })?;
@@ -425,29 +497,30 @@ mod sealed {
     }
 
     impl Apps for Several {
-        fn check(&self, addresses: &[String]) -> Result<(), Error> {
+        fn check(&self, addresses: &[Named]) -> Result<(), Error> {
             if !addresses.is_empty() {
                 return Err(Error::config("cannot bind an address without an app: use register"));
             }
             if self.0.is_empty() {
                 return Err(Error::config("cannot serve: no app is registered"));
             }
-            self.0.iter().try_for_each(|(address, _)| address.parse::<Address>().map(drop))
+            self.0.iter().try_for_each(|(named, _)| named.address.parse::<Address>().map(drop))
         }
 
-        async fn bindings(self, _: Vec<String>) -> Result<Bindings, Error> {
-            let binding = |(address, app): (String, _)| {
-                Ok(Binding { place: Place::At(address.parse()?), app })
+        async fn bindings(self, _: Vec<Named>) -> Result<Bindings, Error> {
+            let binding = |(named, app): (Named, _)| {
+                Ok(Binding { place: Place::At(named.address.parse()?), app, tls: named.tls })
             };
             Ok(Bindings(self.0.into_iter().map(binding).collect::<Result<_, Error>>()?))
         }
     }
 }
 
-fn places(addresses: &[String]) -> Result<Vec<Place>, Error> {
+fn places(addresses: &[Named]) -> Result<Vec<(Place, Option<TlsConfig>)>, Error> {
     if addresses.is_empty() {
         orchestrator::default_addresses()?;
-        return Ok(vec![Place::Default]);
+        return Ok(vec![(Place::Default, None)]);
     }
-    addresses.iter().map(|address| Ok(Place::At(address.parse()?))).collect()
+    let place = |named: &Named| Ok((Place::At(named.address.parse()?), named.tls.clone()));
+    addresses.iter().map(place).collect()
 }

@@ -10,6 +10,7 @@ use crate::{
     BoxError,
     drain::DrainGuard,
     listener::{AcceptError, EXHAUSTED_PAUSE, Listener, Peer, Stream},
+    tls::Acceptor,
 };
 
 /// An application that serves one connection after the other, whatever its type is.
@@ -33,6 +34,8 @@ pub(crate) struct Accepted {
     /// Whether it has served a request, in another process.
     pub(crate) begun: bool,
     pub(crate) guard: DrainGuard,
+    /// The handshake is still to be made.
+    pub(crate) tls: Option<Acceptor>,
 }
 
 /// A tower service as an [`App`].
@@ -117,8 +120,9 @@ fn spawn(
         Ok((stream, peer)) => {
             // Counted before it is spawned: a drain that ends in between would not wait for it.
             let guard = context.connections.guard();
+            let tls = listener.tls().cloned();
             let (listener, bytes) = (listener.name(), Bytes::new());
-            let accepted = Accepted { stream, peer, listener, bytes, begun: false, guard };
+            let accepted = Accepted { stream, peer, listener, bytes, begun: false, guard, tls };
             app.spawn(accepted, context.clone());
             None
         }

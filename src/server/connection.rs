@@ -25,6 +25,7 @@ use super::{
 use crate::{
     BoxError,
     listener::{Peer, Stream},
+    tls::Acceptor,
 };
 
 /// What an HTTP/2 client says first (RFC 9113, section 3.4).
@@ -45,11 +46,18 @@ where
     B::Data: Send,
     B::Error: Into<BoxError>,
 {
-    let Accepted { mut stream, peer, listener, mut bytes, begun, guard } = accepted;
+    let Accepted { mut stream, peer, listener, mut bytes, begun, guard, tls } = accepted;
     let waker = poll_fn(|cx| Poll::Ready(cx.waker().clone())).await;
     let connection = Connection::new(context, guard, waker);
     let mut watch = Watch::new(connection.clone());
     let mut protocol = begun.then_some(Protocol::Http1);
+    if let Some(acceptor) = tls {
+        // Boxed, as most connections are not TLS and would carry the room for it.
+        match Box::pin(shake_hands(acceptor, stream, &mut watch)).await {
+            Some((open, spoken)) => (stream, protocol) = (open, Some(spoken)),
+            None => return,
+        }
+    }
     loop {
         let end = match protocol {
             None => match peek(stream, bytes, &mut watch).await {
@@ -78,7 +86,12 @@ where
         };
         match wish {
             Wish::Cut => return,
-            Wish::Close if bytes.is_empty() && !stream.has_input() => return,
+            Wish::Close if bytes.is_empty() && !stream.has_input() => {
+                if stream.is_tls() {
+                    close(stream, &mut watch).await;
+                }
+                return;
+            }
             // A request has come after all. Its answer will say goodbye, however long that takes.
             Wish::Close => watch.patient = true,
             Wish::Move => {
@@ -93,6 +106,43 @@ where
             }
         }
     }
+}
+
+/// Makes the handshake of TLS, in which the protocol is chosen. `None` when there will be no request.
+#[cfg_attr(
+    not(feature = "tls"),
+    allow(unused_mut, unused_variables, reason = "there is no such acceptor")
+)]
+async fn shake_hands(
+    acceptor: Acceptor,
+    stream: Stream,
+    watch: &mut Watch,
+) -> Option<(Stream, Protocol)> {
+    // Its keys are known to this process only.
+    watch.connection.stay();
+    let mut handshake = acceptor.start(stream);
+    let shaking = poll_fn(|cx| match Pin::new(&mut handshake).poll(cx) {
+        Poll::Ready(result) => Poll::Ready(Some(result)),
+        // A client that has not said anything is idle; one that has is about to make a request.
+        Poll::Pending => watch.poll(cx, || !handshake.has_begun()).map(|_| None),
+    });
+    let (stream, is_http2) = match timeout(acceptor.timeout(), shaking).await {
+        Ok(Some(Ok(open))) => open,
+        Ok(Some(Err(error))) => {
+            tracing::debug!(%error, "the TLS handshake failed");
+            return None;
+        }
+        Ok(None) => return None,
+        Err(_) => {
+            tracing::debug!("the TLS handshake took too long");
+            return None;
+        }
+    };
+    #[cfg(feature = "tls")]
+    if let Stream::Tls(stream) = &stream {
+        watch.connection.set_tls(stream.session());
+    }
+    Some((stream, if is_http2 { Protocol::Http2 } else { Protocol::Http1 }))
 }
 
 /// Gives a connection to the next worker. It comes back when that does not take it; `None` when it has

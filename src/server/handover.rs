@@ -242,5 +242,6 @@ fn adopt(
         bytes: bytes.into(),
         begun: moved.begun,
         guard: context.connections.guard(),
+        tls: None,
     })
 }

@@ -56,6 +56,8 @@ pub(crate) struct Connection {
     upgrading: AtomicBool,
     /// It cannot move to the next worker.
     stays: AtomicBool,
+    #[cfg(feature = "tls")]
+    tls: std::sync::OnceLock<crate::tls::TlsSession>,
     /// Wakes the task that drives it.
     waker: Waker,
     _guard: DrainGuard,
@@ -122,6 +124,8 @@ impl Connection {
             last: AtomicBool::new(false),
             upgrading: AtomicBool::new(false),
             stays: AtomicBool::new(false),
+            #[cfg(feature = "tls")]
+            tls: std::sync::OnceLock::new(),
             waker,
             _guard: guard,
         });
@@ -165,6 +169,18 @@ impl Connection {
     /// Whether the bytes after those that hyper has consumed are the start of a new request.
     pub(crate) fn may_go_on(&self) -> bool {
         self.clean.load(Ordering::Acquire) && !self.last.load(Ordering::Acquire)
+    }
+
+    /// The handshake is made.
+    #[cfg(feature = "tls")]
+    pub(crate) fn set_tls(&self, session: crate::tls::TlsSession) {
+        // There is one handshake to a connection.
+        let _ = self.tls.set(session);
+    }
+
+    #[cfg(feature = "tls")]
+    pub(crate) fn tls(&self) -> Option<&crate::tls::TlsSession> {
+        self.tls.get()
     }
 
     /// Its protocol, or the next worker, does not let it move.

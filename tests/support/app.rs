@@ -42,10 +42,10 @@ where
     }))
 }
 
-/// The same with a line of output, `begun GET /path?query`, at the start of each request.
+/// The same with a line of output, `begun GET /path`, at the start of each request.
 pub(crate) fn announced(routes: Router) -> Router {
     routes.layer(map_request(async |request: Request| {
-        println!("begun {} {}", request.method(), request.uri());
+        println!("begun {} {}", request.method(), request.uri().path());
         request
     }))
 }
