@@ -10,10 +10,10 @@ use std::{
 
 use crate::{error::Error, listener::Stream};
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) enum TlsConfig {}
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) enum Acceptor {}
 
 #[derive(Debug)]

@@ -28,6 +28,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, oneshot, watch};
 use tokio::task::JoinSet;
+use tokio_rustls::rustls::ClientConfig;
 
 pub(crate) use account::{Account, FirstAnswer, Kind, Loss, Report, Worker};
 pub(crate) use histogram::Histogram;
@@ -65,6 +66,8 @@ struct Group {
     clients: usize,
     /// `None`: the load's own.
     think: Option<Duration>,
+    /// `None`: the load's own.
+    target: Option<Target>,
 }
 
 impl Load {
@@ -118,6 +121,18 @@ impl Load {
         self.group(Kind::H2, connections, None)
     }
 
+    /// Clients that send `GET /` over TLS, keep-alive, to an address of their own. They want HTTP/1.
+    pub(crate) fn tls(
+        mut self,
+        clients: usize,
+        addr: std::net::SocketAddr,
+        config: Arc<ClientConfig>,
+    ) -> Self {
+        let target = Some(Target::Tls(addr, config));
+        self.groups.push(Group { kind: Kind::Tls, clients, think: None, target });
+        self
+    }
+
     /// The longest pause between requests of the kinds whose method takes none; 5 ms unless told.
     pub(crate) fn think(mut self, think: Duration) -> Self {
         self.think = think;
@@ -149,7 +164,7 @@ impl Load {
     }
 
     fn group(mut self, kind: Kind, clients: usize, think: Option<Duration>) -> Self {
-        self.groups.push(Group { kind, clients, think });
+        self.groups.push(Group { kind, clients, think, target: None });
         self
     }
 
@@ -182,7 +197,10 @@ impl Load {
                 clients.push(Client {
                     shared: Arc::clone(shared),
                     kind: group.kind,
-                    target: self.targets[number % self.targets.len()].clone(),
+                    target: match &group.target {
+                        Some(target) => target.clone(),
+                        None => self.targets[number % self.targets.len()].clone(),
+                    },
                     think: group.think.unwrap_or(self.think),
                     timeout: self.timeout,
                     requests: self.requests,

@@ -2,6 +2,7 @@
 //! server processes that can be started, signalled and looked into.
 //!
 //! - [`app`]: the handlers that every server under test serves.
+//! - [`certificates`]: for TLS.
 //! - [`load`]: clients of many kinds at once; every request is accounted for, none is sent twice.
 //! - [`process`]: a server as a child process: its lines, signals, exit.
 //! - [`raw`]: HTTP/1 and HTTP/2 written byte by byte.
@@ -9,6 +10,7 @@
 #![allow(dead_code, unused_imports, reason = "each program uses the part that it needs")]
 
 pub(crate) mod app;
+pub(crate) mod certificates;
 pub(crate) mod load;
 pub(crate) mod pattern;
 pub(crate) mod process;

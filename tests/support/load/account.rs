@@ -23,10 +23,12 @@ pub(crate) enum Kind {
     H2,
     /// `GET /slow` over HTTP/2, on the same connections.
     H2Slow,
+    /// `GET /` over TLS, keep-alive.
+    Tls,
 }
 
 impl Kind {
-    pub(crate) const ALL: [Self; 7] = [
+    pub(crate) const ALL: [Self; 8] = [
         Self::KeepAlive,
         Self::Fresh,
         Self::Slow,
@@ -34,6 +36,7 @@ impl Kind {
         Self::Upload,
         Self::H2,
         Self::H2Slow,
+        Self::Tls,
     ];
 
     pub(crate) fn name(self) -> &'static str {
@@ -45,6 +48,7 @@ impl Kind {
             Self::Upload => "upload",
             Self::H2 => "h2",
             Self::H2Slow => "h2 slow",
+            Self::Tls => "tls",
         }
     }
 }
