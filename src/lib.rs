@@ -3,6 +3,8 @@
 #![cfg_attr(docsrs, feature(doc_cfg))]
 #![warn(clippy::exit, clippy::print_stderr, clippy::print_stdout)]
 
+#[cfg(feature = "admin")]
+mod admin;
 #[cfg(feature = "layer")]
 pub mod drain;
 #[cfg(feature = "serve")]

@@ -1,6 +1,7 @@
 use std::{
     fmt,
     future::{Future, IntoFuture},
+    path::PathBuf,
     pin::Pin,
     time::Duration,
 };
@@ -301,6 +302,35 @@ impl<A> Serve<A> {
     /// platforms that replace whole containers. Signals drain and stop as ever.
     pub fn single_process(mut self) -> Self {
         self.options.single_process = true;
+        self
+    }
+
+    /// Writes the PID of the master into this file, and removes it at the end if it is still ours.
+    /// Written by renaming, so that a reader finds a whole one. Default: none.
+    pub fn pid_file(mut self, path: impl Into<PathBuf>) -> Self {
+        self.options.pid_file = Some(path.into());
+        self
+    }
+
+    /// Answers questions about the server, and takes orders, over HTTP on a Unix socket at this path.
+    /// Only the user of this process can connect to it. Without a master there is none. Default: none.
+    ///
+    /// | request | answer |
+    /// | --- | --- |
+    /// | `GET /` | the status as a page |
+    /// | `GET /status` | JSON: workers, their requests in flight, the oldest of these, the last reload |
+    /// | `GET /metrics` | the same numbers in Prometheus' text format |
+    /// | `POST /reload` | 202: a new worker is on its way |
+    /// | `POST /reload?wait` | 200 when it serves; 500, with the reason, when the old one goes on |
+    /// | `POST /stop` | 202: what is in flight ends, then all |
+    ///
+    /// ```text
+    /// curl --fail-with-body --unix-socket /run/app-admin.sock -X POST 'http://app/reload?wait'
+    /// ```
+    #[cfg(feature = "admin")]
+    #[cfg_attr(docsrs, doc(cfg(feature = "admin")))]
+    pub fn admin(mut self, path: impl Into<PathBuf>) -> Self {
+        self.options.admin = Some(path.into());
         self
     }
 

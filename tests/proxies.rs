@@ -160,7 +160,7 @@ async fn reload_behind(proxy: Proxy, hand_over: bool) {
     };
     let directory = tempfile::tempdir().expect("a directory");
     let setup = Setup::new().stop_timeout(Duration::from_secs(4));
-    let setup = if hand_over { setup } else { setup.env("TEST_HAND_OVER", "off") };
+    let setup = if hand_over { setup } else { setup.env("TEST_STAY", 1) };
     let server = setup.start().await;
     let running = proxy.start(&program, directory.path(), server.addr()).await;
     let load = Load::new(directory.path().join("proxy.sock"))

@@ -8,6 +8,8 @@ mod bind;
 mod inherited;
 mod stream;
 
+#[cfg(feature = "admin")]
+pub(crate) use self::bind::bind_private;
 pub use self::{
     address::Address,
     inherited::Listeners,

@@ -1,13 +1,7 @@
 //! The master: signals, messages and timers become events, actions become calls. It never accepts a
 //! connection and never builds the application.
 
-use std::{
-    collections::HashMap,
-    os::{fd::OwnedFd, unix::process::ExitStatusExt},
-    pin::pin,
-    process::ExitStatus,
-    time::Duration,
-};
+use std::{collections::HashMap, os::fd::OwnedFd, pin::pin, sync::Arc, time::Duration};
 
 use tokio::{
     sync::mpsc,
@@ -18,6 +12,7 @@ use super::{
     Options,
     link::Link,
     message::{DrainOrder, ToMaster, ToWorker, VERSION},
+    report::Report,
     signal::{self, Signals},
     single,
     sockets::Sockets,
@@ -28,7 +23,9 @@ use crate::{
     handle::{Command, Handle},
     listener::{Address, Bound, Listeners, bind},
     process::{
+        child::{Child, Ended},
         exec::Program,
+        image::Image,
         wire::{self, Reader},
     },
     server::CutRequest,
@@ -50,9 +47,10 @@ pub(crate) async fn run(
 ) -> Result<(), Error> {
     // First of all: a signal that arrives from now on waits until the first worker is ready.
     let mut signals = Signals::listen(&options)?;
-    let sockets = Sockets::new(Listeners::from_env()?.into_inherited());
     let program =
         Program::resolve().map_err(|error| Error::io("cannot find this program", error))?;
+    let report = Report::open(&options, program.path(), &handle)?;
+    let sockets = Sockets::new(Listeners::from_env()?.into_inherited(), report.systemd());
     let (sender, mut inputs) = mpsc::unbounded_channel();
     let mut pings = interval(options.watch_interval);
     pings.set_missed_tick_behavior(MissedTickBehavior::Skip);
@@ -60,8 +58,11 @@ pub(crate) async fn run(
         state: State::new(options.limits()),
         options,
         program,
+        report,
         sockets,
         workers: HashMap::new(),
+        current: None,
+        previous: None,
         timers: HashMap::new(),
         inputs: sender,
         started: Instant::now(),
@@ -74,6 +75,7 @@ pub(crate) async fn run(
     master.feed(Event::Start);
     loop {
         if let Some(result) = master.result.take() {
+            master.report.finish().await;
             return result;
         }
         let next = master.next_timer();
@@ -104,8 +106,12 @@ struct Master {
     state: State,
     options: Options,
     program: Program,
+    report: Report,
     sockets: Sockets,
     workers: HashMap<Id, Worker>,
+    /// What the last worker that proved itself runs, and what the one before it ran.
+    current: Option<Arc<Image>>,
+    previous: Option<Arc<Image>>,
     timers: HashMap<Timer, Instant>,
     inputs: mpsc::UnboundedSender<Input>,
     started: Instant,
@@ -118,7 +124,9 @@ struct Master {
 
 /// A worker process.
 struct Worker {
-    pid: Option<u32>,
+    pid: u32,
+    /// What it runs; `None` where that cannot be pinned.
+    image: Option<Arc<Image>>,
     link: Link<ToWorker>,
     kill: mpsc::UnboundedSender<()>,
     /// What the worker said of its own failure.
@@ -131,7 +139,7 @@ enum Input {
     Message(Id, ToMaster),
     /// The wire has ended, or made no sense.
     WireEnded(Id, Option<String>),
-    Exited(Id, std::io::Result<ExitStatus>),
+    Exited(Id, std::io::Result<Ended>),
     Bound(Id, Address, u32, Result<Bound, Error>),
     Event(Event),
 }
@@ -139,17 +147,27 @@ enum Input {
 impl Master {
     fn feed(&mut self, event: Event) {
         tracing::debug!(?event);
+        self.report.event(&event);
         let random = std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), 0) as u32;
         let actions = self.state.step(self.started.elapsed(), random, event);
         for action in actions {
             tracing::debug!(?action);
+            self.report.action(&action);
             self.act(action);
         }
+        self.report.phases(self.state.workers());
     }
 
     fn act(&mut self, action: Action) {
         match action {
-            Action::Spawn(id) | Action::Respawn(id) => self.spawn(id),
+            Action::Spawn(id) => self.spawn(id, None),
+            Action::Respawn(id) => self.spawn(id, self.current.clone()),
+            Action::Rollback(id) => match self.previous.clone() {
+                Some(previous) => self.spawn(id, Some(previous)),
+                None => {
+                    self.cannot_spawn(id, "there is no previous binary to go back to".to_owned())
+                }
+            },
             Action::Kill(id) => {
                 if let Some(worker) = self.workers.get(&id) {
                     // It fails when the worker has ended already.
@@ -166,7 +184,7 @@ impl Master {
             Action::Clear(timer) => {
                 self.timers.remove(&timer);
             }
-            Action::Settle(id) => self.sockets.settle(id),
+            Action::Settle(id) => self.settle(id),
             Action::Reloaded(outcome) => self.reloaded(outcome),
             Action::Leave(outcome) => {
                 self.result = Some(match outcome {
@@ -183,29 +201,52 @@ impl Master {
         }
     }
 
-    fn spawn(&mut self, id: Id) {
-        match self.start(id) {
+    /// Starts a worker from a pinned program or from what the path names now.
+    fn spawn(&mut self, id: Id, image: Option<Arc<Image>>) {
+        match self.start(id, image) {
             Ok(worker) => {
                 tracing::info!(generation = id, pid = worker.pid, "started a worker");
+                self.report.spawned(id, Some(worker.pid));
                 self.workers.insert(id, worker);
             }
             Err(error) => {
                 let path = self.program.path().display();
-                let why = format!("cannot start {path}: {error}");
-                // As an input: the machine is in the middle of a step.
-                let _ = self.inputs.send(Input::Event(Event::Exited(id, why)));
+                self.cannot_spawn(id, format!("cannot start {path}: {error}"));
             }
         }
     }
 
-    fn start(&self, id: Id) -> std::io::Result<Worker> {
+    fn cannot_spawn(&self, id: Id, why: String) {
+        // As an input: the machine is in the middle of a step.
+        let _ = self.inputs.send(Input::Event(Event::Exited(id, why)));
+    }
+
+    fn start(&self, id: Id, image: Option<Arc<Image>>) -> std::io::Result<Worker> {
         let (ours, theirs) = wire::pair()?;
         let (reader, writer) = wire::open(ours)?;
-        let child = self.program.spawn(theirs)?;
-        let pid = child.id();
+        let (pid, image) = match image {
+            Some(image) => (self.program.spawn_image(&image, theirs)?, Some(image)),
+            None => {
+                let (pid, image) = self.program.spawn(theirs)?;
+                (pid, image.map(Arc::new))
+            }
+        };
         let (kill, killed) = mpsc::unbounded_channel();
-        tokio::spawn(attend(id, child, reader, killed, self.inputs.clone()));
-        Ok(Worker { pid, link: Link::new(writer), kill, reason: None, unanswered: 0 })
+        tokio::spawn(attend(id, Child::new(pid), reader, killed, self.inputs.clone()));
+        Ok(Worker { pid, image, link: Link::new(writer), kill, reason: None, unanswered: 0 })
+    }
+
+    /// This worker has proved itself, and so has its binary.
+    fn settle(&mut self, id: Id) {
+        self.sockets.settle(id);
+        let image = self.workers.get(&id).and_then(|worker| worker.image.clone());
+        let same = match (&self.current, &image) {
+            (Some(current), Some(image)) => current.is(image),
+            _ => false,
+        };
+        if !same {
+            self.previous = std::mem::replace(&mut self.current, image);
+        }
     }
 
     fn drain(&mut self, id: Id, successor: Option<Id>) {
@@ -272,10 +313,23 @@ impl Master {
     fn command(&mut self, command: Command) {
         match command {
             Command::Reload => self.reload(),
+            Command::ReloadAndTell(waiter) => {
+                self.report.wait(waiter);
+                self.reload();
+            }
+            Command::Rollback(waiter) => {
+                waiter.into_iter().for_each(|waiter| self.report.wait(waiter));
+                self.rollback();
+            }
             // A second signal means more than the first; a second call does not.
             Command::Stop if self.stopping => {}
             Command::Stop => self.stop(),
         }
+    }
+
+    fn rollback(&mut self) {
+        self.reload_since.get_or_insert_with(Instant::now);
+        self.feed(Event::Rollback);
     }
 
     fn reload(&mut self) {
@@ -305,8 +359,10 @@ impl Master {
                     hung.push(*id);
                 }
                 worker.unanswered += 1;
-                worker.link.send(ToWorker::Ping);
+            } else if self.state.phase(*id) != Some(Phase::Draining) {
+                continue;
             }
+            worker.link.send(ToWorker::Ping);
         }
         for id in hung {
             let silence = self.options.watch_interval * MISSED_PINGS;
@@ -322,6 +378,7 @@ impl Master {
                 if let Some(worker) = self.workers.get_mut(&id) {
                     worker.unanswered = 0;
                 }
+                self.report.heard(id);
                 self.message(id, message);
             }
             Input::WireEnded(id, why) => {
@@ -330,7 +387,11 @@ impl Master {
             }
             Input::Exited(id, status) => {
                 let worker = self.workers.remove(&id);
-                let mut why = ended(status);
+                self.report.reaped(worker.as_ref().map(|worker| worker.pid));
+                let mut why = match status {
+                    Ok(ended) => ended.to_string(),
+                    Err(error) => format!("it cannot be waited for: {error}"),
+                };
                 if let Some(reason) = worker.and_then(|worker| worker.reason) {
                     why = format!("{why}: {reason}");
                 }
@@ -360,10 +421,12 @@ impl Master {
                     worker.reason = Some(reason);
                 }
             }
-            ToMaster::Status { in_flight, connections } => {
+            ToMaster::Status { in_flight, connections, survey } => {
                 tracing::trace!(generation = id, in_flight, connections, "status");
+                self.report.counted(id, in_flight, survey);
             }
             ToMaster::Reload => self.reload(),
+            ToMaster::Rollback => self.rollback(),
             ToMaster::Stop => self.command(Command::Stop),
             ToMaster::Drained { cut } => {
                 for request in &cut {
@@ -419,21 +482,10 @@ impl Master {
     }
 }
 
-fn ended(status: std::io::Result<ExitStatus>) -> String {
-    match status {
-        Ok(status) => match (status.code(), status.signal()) {
-            (Some(code), _) => format!("it exited with status {code}"),
-            (None, Some(number)) => format!("it was killed by {}", super::Signal::from_raw(number)),
-            (None, None) => format!("it ended: {status}"),
-        },
-        Err(error) => format!("it cannot be waited for: {error}"),
-    }
-}
-
 /// Waits for a worker's messages and for its end, and reaps it.
 async fn attend(
     id: Id,
-    mut child: tokio::process::Child,
+    mut child: Child,
     mut reader: Reader,
     mut killed: mpsc::UnboundedReceiver<()>,
     inputs: mpsc::UnboundedSender<Input>,
@@ -451,13 +503,14 @@ async fn attend(
     });
     let mut ended = None;
     let mut pause = pin!(sleep_until(Instant::now()));
+    let mut kill = false;
     let status = loop {
+        if std::mem::take(&mut kill) {
+            child.kill();
+        }
         tokio::select! {
             status = child.wait() => break status,
-            Some(()) = killed.recv() => {
-                // It fails when the child has ended, which is what was wanted.
-                let _ = child.start_kill();
-            }
+            Some(()) = killed.recv() => kill = true,
             end = &mut reading, if ended.is_none() => {
                 pause.as_mut().reset(Instant::now() + WIRE_PAUSE);
                 ended = Some(Some(end));

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::server::CutRequest;
+use crate::server::{CutRequest, Survey};
 
 /// Changes when an old and a new process could no longer understand each other.
 pub(crate) const VERSION: u32 = 1;
@@ -35,9 +35,12 @@ pub(crate) enum ToMaster {
     Status {
         in_flight: usize,
         connections: usize,
+        #[serde(default)]
+        survey: Survey,
     },
     /// A handler asks for a new generation, or for the end.
     Reload,
+    Rollback,
     Stop,
     /// The last message: everything has ended but for these.
     Drained {
@@ -99,5 +102,10 @@ mod tests {
         let welcome = r#"{"type":"welcome","version":1,"generation":3,"colour":"red"}"#;
         assert_eq!(parse(welcome), ToWorker::Welcome { version: 1, generation: 3 });
         assert!(serde_json::from_str::<ToWorker>(r#"{"type":"welcome"}"#).is_err());
+
+        let status = r#"{"type":"status","in_flight":2,"connections":3}"#;
+        let (in_flight, connections, survey) = (2, 3, Survey::default());
+        let status: ToMaster = serde_json::from_str(status).unwrap();
+        assert_eq!(status, ToMaster::Status { in_flight, connections, survey });
     }
 }

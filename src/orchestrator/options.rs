@@ -1,4 +1,4 @@
-use std::{fmt, sync::Arc, time::Duration};
+use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
 
 use super::{Signal, state::Limits};
 
@@ -20,6 +20,9 @@ pub(crate) struct Options {
     pub(crate) max_draining: usize,
     pub(crate) hand_over: bool,
     pub(crate) single_process: bool,
+    pub(crate) pid_file: Option<PathBuf>,
+    #[cfg(feature = "admin")]
+    pub(crate) admin: Option<PathBuf>,
     pub(crate) on_ready: Vec<Hook>,
 }
 
@@ -55,6 +58,9 @@ impl Default for Options {
             max_draining: 4,
             hand_over: true,
             single_process: false,
+            pid_file: None,
+            #[cfg(feature = "admin")]
+            admin: None,
             on_ready: Vec::new(),
         }
     }

@@ -7,6 +7,7 @@ use tokio::sync::mpsc;
 use super::{
     Options, Started,
     provider::{self, Binding, Provider},
+    report::SingleReport,
     signal::{self, Signals},
 };
 use crate::{
@@ -24,6 +25,7 @@ pub(crate) async fn run(
     mut commands: mpsc::UnboundedReceiver<Command>,
 ) -> Result<(), Error> {
     let mut signals = Signals::listen(&options)?;
+    let mut report = SingleReport::open(&options)?;
     handle.set_generation(None);
     let mut own = Own(Listeners::from_env()?);
     let listeners = provider::open(&mut own, build.await?).await?;
@@ -32,9 +34,11 @@ pub(crate) async fn run(
     let started = Started { addresses, generation: 0, pid: std::process::id() };
     tracing::info!(addresses = ?started.addresses, "serving as a single process");
     options.on_ready.iter().for_each(|hook| hook(&started));
+    report.ready();
 
     let (orders, receiver) = mpsc::unbounded_channel();
-    let stop = |stopping: &mut bool| {
+    let mut stop = |stopping: &mut bool| {
+        report.stopping();
         let ending = Ending {
             successor: false,
             hand_over: None,
@@ -65,10 +69,14 @@ pub(crate) async fn run(
             },
             Some(command) = commands.recv() => match command {
                 Command::Stop if !stopping => stop(&mut stopping),
-                Command::Stop | Command::Reload => {}
+                Command::Stop
+                | Command::Reload
+                | Command::ReloadAndTell(_)
+                | Command::Rollback(_) => {}
             },
         }
     };
+    report.finish().await;
     finished(&cut)
 }
 

@@ -1,6 +1,6 @@
 use std::{collections::HashSet, os::fd::OwnedFd};
 
-use super::state::Id;
+use super::{state::Id, store::StoredName, systemd::Messages};
 use crate::{
     error::Error,
     listener::{Address, Bound, Inherited, Socket, SocketFile},
@@ -13,6 +13,8 @@ pub(crate) struct Sockets {
     bound: Vec<Entry>,
     /// Removed with the master, after the last worker.
     files: Vec<SocketFile>,
+    /// Has a copy of each bound socket, for the case that this process is killed.
+    systemd: Messages,
 }
 
 #[derive(Debug)]
@@ -20,13 +22,38 @@ struct Entry {
     key: (String, u32),
     socket: Socket,
     file: Option<SocketFile>,
+    /// Its name in systemd's descriptor store.
+    stored: Option<String>,
     /// The generations that asked for it.
     wanted: HashSet<Id>,
 }
 
 impl Sockets {
-    pub(crate) fn new(inherited: Vec<Inherited>) -> Self {
-        Self { inherited, bound: Vec::new(), files: Vec::new() }
+    /// Sorts what this process was started with: the sockets that the user configured, and those
+    /// that an earlier master, which was killed, has left in systemd's descriptor store.
+    pub(crate) fn new(inherited: Vec<Inherited>, systemd: Messages) -> Self {
+        let mut sockets =
+            Self { inherited: Vec::new(), bound: Vec::new(), files: Vec::new(), systemd };
+        for entry in inherited {
+            match entry.name.parse() {
+                Ok(name) => sockets.restore(name, entry),
+                Err(_) => sockets.inherited.push(entry),
+            }
+        }
+        sockets
+    }
+
+    fn restore(&mut self, name: StoredName, Inherited { name: text, socket }: Inherited) {
+        let StoredName { address, nth, file } = name;
+        let file = file.map(|inode| SocketFile::again(&address, inode));
+        if matches!(file, Some(None)) {
+            // Its file is gone or another socket's, so nobody could find it.
+            tracing::info!(address, "closed a stored listener without a file");
+            return self.systemd.remove(&text);
+        }
+        tracing::info!(address, "took a listener back from the descriptor store");
+        let (key, file, stored) = ((address, nth), file.flatten(), Some(text));
+        self.bound.push(Entry { key, socket, file, stored, wanted: HashSet::new() });
     }
 
     /// Copies of all sockets that the supervisor passed.
@@ -63,8 +90,31 @@ impl Sockets {
         let socket = Socket::try_from(&bound).map_err(failed)?;
         let copy = socket.try_clone().map_err(failed)?.into_fd();
         let (key, wanted) = ((address.to_string(), nth), HashSet::from([worker]));
-        self.bound.push(Entry { key, socket, file: bound.file, wanted });
+        let stored = self.store(&key, &socket, bound.file.as_ref());
+        self.bound.push(Entry { key, socket, file: bound.file, stored, wanted });
         Ok(copy)
+    }
+
+    /// Leaves a copy with systemd, if there is one, and answers under which name.
+    fn store(
+        &self,
+        (address, nth): &(String, u32),
+        socket: &Socket,
+        file: Option<&SocketFile>,
+    ) -> Option<String> {
+        if !self.systemd.is_heard() {
+            return None;
+        }
+        let file = file.map(SocketFile::inode);
+        let name = StoredName { address: address.clone(), nth: *nth, file }.text()?;
+        match socket.try_clone() {
+            Ok(copy) => self.systemd.store(&name, copy.into_fd()),
+            Err(error) => {
+                tracing::warn!(address, %error, "cannot store a listener");
+                return None;
+            }
+        }
+        Some(name)
     }
 
     /// Closes what this worker, which is past its trial, did not ask for.
@@ -73,6 +123,7 @@ impl Sockets {
             let wanted = entry.wanted.contains(&worker);
             if !wanted {
                 tracing::info!(address = entry.key.0, "closed a listener that is no longer wanted");
+                entry.stored.iter().for_each(|name| self.systemd.remove(name));
             }
             wanted
         });
@@ -85,6 +136,9 @@ impl Sockets {
     /// of Unix sockets stay until this is dropped.
     pub(crate) fn release(&mut self) {
         self.inherited.clear();
+        // Nobody would accept what connects to systemd's copies.
+        let stored = self.bound.iter().filter_map(|entry| entry.stored.as_deref());
+        stored.for_each(|name| self.systemd.remove(name));
         self.files.extend(self.bound.drain(..).filter_map(|entry| entry.file));
     }
 }

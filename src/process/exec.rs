@@ -14,7 +14,7 @@ use std::{
 
 use nix::unistd::{AccessFlags, access};
 
-use super::{env as environment, fd};
+use super::{env as environment, fd, image::Image};
 
 /// Names the control descriptor of a worker and the process that may have sent it: `3:1234`.
 const CONTROL: &str = "GRACEFUL_CONTROL";
@@ -47,10 +47,25 @@ impl Program {
         &self.path
     }
 
+    /// Starts what the path names now. Answers its process number and, where it can be pinned, the
+    /// file that it runs.
+    pub(crate) fn spawn(&self, control: OwnedFd) -> io::Result<(u32, Option<Image>)> {
+        let image = Image::open(&self.path);
+        let pid = self.spawn_from(&self.path, control)?;
+        // A deploy may have come in between, and a script runs an interpreter: then what is open here
+        // is not what runs there, and must not be taken for it.
+        Ok((pid, image.ok().filter(|image| image.is_run_by(pid))))
+    }
+
+    /// Starts a pinned program.
+    pub(crate) fn spawn_image(&self, image: &Image, control: OwnedFd) -> io::Result<u32> {
+        self.spawn_from(&image.executable(), control)
+    }
+
     /// Starts the program; it inherits `control` and no other descriptor above 2.
-    pub(crate) fn spawn(&self, control: OwnedFd) -> io::Result<tokio::process::Child> {
+    fn spawn_from(&self, path: &Path, control: OwnedFd) -> io::Result<u32> {
         let number = control.as_raw_fd();
-        let mut command = Command::new(&self.path);
+        let mut command = Command::new(path);
         command
             .arg0(&self.arg0)
             .args(&self.args)
@@ -62,9 +77,9 @@ impl Program {
         // SAFETY: the closure runs between fork and exec. It makes one system call and allocates,
         // locks and panics nowhere.
         unsafe { command.pre_exec(move || fd::set_cloexec(inherited, false)) };
-        let child = tokio::process::Command::from(command).spawn()?;
+        let child = command.spawn()?;
         drop(control);
-        Ok(child)
+        Ok(child.id())
     }
 }
 

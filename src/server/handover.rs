@@ -91,7 +91,7 @@ impl Gift {
         let _ = self.answer.send(Some((self.stream, self.bytes)));
     }
 
-    fn is_taken(self) {
+    fn taken(self) {
         let _ = self.answer.send(None);
     }
 }
@@ -132,7 +132,7 @@ async fn give_through(
             biased;
             answer = reader.receive::<Take>() => match answer {
                 Ok(Some((Take::Answer { taken, refused }, _))) => {
-                    taken.iter().filter_map(|id| sent.remove(id)).for_each(Gift::is_taken);
+                    taken.iter().filter_map(|id| sent.remove(id)).for_each(Gift::taken);
                     refused.iter().filter_map(|id| sent.remove(id)).for_each(Gift::come_back);
                 }
                 Ok(Some(_)) => {}
@@ -245,3 +245,7 @@ fn adopt(
         tls: None,
     })
 }
+
+#[cfg(test)]
+#[path = "handover_tests.rs"]
+mod tests;

@@ -17,6 +17,6 @@ mod serving;
 pub(crate) use self::{
     accept::{Accepted, Accepting, App, HttpApp},
     context::{Context, HandOver, Phase},
-    requests::CutRequest,
+    requests::{CutRequest, Survey},
     serving::{Ending, Order, Serving},
 };

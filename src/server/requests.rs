@@ -36,6 +36,22 @@ impl fmt::Display for CutRequest {
     }
 }
 
+/// The connections of a process at one moment, by what they do.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct Survey {
+    /// No request has come yet.
+    pub(crate) new: usize,
+    /// A request is in flight.
+    pub(crate) active: usize,
+    /// Kept alive between requests.
+    pub(crate) idle: usize,
+    /// They speak another protocol by now.
+    pub(crate) upgraded: usize,
+    /// The longest ones in flight, the oldest first.
+    pub(crate) oldest: Vec<CutRequest>,
+}
+
 /// The connections of this process.
 #[derive(Debug, Default)]
 pub(crate) struct Registry {
@@ -100,6 +116,35 @@ impl Registry {
             connections.iter().flat_map(|connection| connection.in_flight()).collect();
         requests.sort_by_key(|request| std::cmp::Reverse(request.age));
         requests
+    }
+
+    /// Counts the connections and names their oldest requests, up to `most`.
+    pub(crate) fn survey(&self, most: usize) -> Survey {
+        let connections: Vec<_> =
+            lock(&self.connections).values().filter_map(Weak::upgrade).collect();
+        let mut survey = Survey::default();
+        let mut since = Vec::new();
+        for connection in &connections {
+            let requests = lock(&connection.requests);
+            let count = match (connection.is_upgrading(), requests.in_flight.is_empty()) {
+                (true, _) => &mut survey.upgraded,
+                (false, false) => &mut survey.active,
+                (false, true) if requests.begun == 0 => &mut survey.new,
+                (false, true) => &mut survey.idle,
+            };
+            *count += 1;
+            since.extend(requests.in_flight.iter().map(|request| request.since));
+        }
+        // Names are made of the few only: there may be many thousands.
+        since.sort_unstable();
+        since.truncate(most);
+        let youngest = since.last().copied();
+        for connection in &connections {
+            survey.oldest.extend(connection.named(|since| Some(since) <= youngest));
+        }
+        survey.oldest.sort_by_key(|request| std::cmp::Reverse(request.age));
+        survey.oldest.truncate(most);
+        survey
     }
 
     /// Makes every connection look at the phase of the process.
@@ -232,6 +277,10 @@ impl Connection {
     }
 
     fn in_flight(&self) -> Vec<CutRequest> {
+        self.named(|_| true)
+    }
+
+    fn named(&self, which: impl Fn(Instant) -> bool) -> Vec<CutRequest> {
         let upgraded = self.is_upgrading();
         let cut = |request: &Request| CutRequest {
             method: request.method.to_string(),
@@ -239,7 +288,8 @@ impl Connection {
             age: request.since.elapsed(),
             upgraded,
         };
-        lock(&self.requests).in_flight.iter().map(cut).collect()
+        let requests = lock(&self.requests);
+        requests.in_flight.iter().filter(|request| which(request.since)).map(cut).collect()
     }
 }
 

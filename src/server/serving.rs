@@ -128,10 +128,11 @@ impl Serving {
 
     fn close(&self, wanted: &mut Ending) {
         let Ending { successor, idle_grace, .. } = *wanted;
-        self.set(if successor { Accepting::Handed } else { Accepting::Last });
         let wire = wanted.hand_over.take();
         let hand_over = if wire.is_some() { HandOver::Soon } else { HandOver::No };
+        // Before the listeners are closed: who finds them closed finds this process draining.
         self.context.drain(idle_grace, successor, hand_over);
+        self.set(if successor { Accepting::Handed } else { Accepting::Last });
         if let Some(wire) = wire {
             // Not waited for: each connection waits for its own answer, and they are.
             tokio::spawn(handover::give(wire, self.context.clone()));

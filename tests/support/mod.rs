@@ -3,6 +3,7 @@
 //!
 //! - [`app`]: the handlers that every server under test serves.
 //! - [`certificates`]: for TLS.
+//! - [`http`]: requests and responses by hand.
 //! - [`load`]: clients of many kinds at once; every request is accounted for, none is sent twice.
 //! - [`process`]: a server as a child process: its lines, signals, exit.
 //! - [`raw`]: HTTP/1 and HTTP/2 written byte by byte.
@@ -11,6 +12,7 @@
 
 pub(crate) mod app;
 pub(crate) mod certificates;
+pub(crate) mod http;
 pub(crate) mod load;
 pub(crate) mod pattern;
 pub(crate) mod process;
