@@ -261,6 +261,63 @@ impl<A> Serve<A> {
         self
     }
 
+    /// How long a client may take for the head of a request, and for its first request after it has
+    /// connected; it is answered with 408 then. `None` is for ever. Default: 30 s.
+    ///
+    /// It does not limit how long the body takes, nor the handler.
+    pub fn header_timeout(mut self, timeout: impl Into<Option<Duration>>) -> Self {
+        self.options.client_limits.header_timeout = timeout.into();
+        self
+    }
+
+    /// How long a connection may be idle between two requests; then it is closed, unless the next one
+    /// has just come. `None` is for ever. Default: 75 s.
+    ///
+    /// Behind a proxy that keeps connections, longer than the proxy keeps them.
+    pub fn keep_alive_timeout(mut self, timeout: impl Into<Option<Duration>>) -> Self {
+        self.options.client_limits.keep_alive_timeout = timeout.into();
+        self
+    }
+
+    /// How many connections this process serves at once; further ones wait, in the order in which they
+    /// came, until one is closed. Default: as many as there are descriptors.
+    ///
+    /// # Panics
+    ///
+    /// At 0.
+    pub fn max_connections(mut self, connections: usize) -> Self {
+        assert!(connections > 0, "a server without connections serves nobody");
+        self.options.client_limits.max_connections = Some(connections);
+        self
+    }
+
+    /// How many header fields an HTTP/1 request may have; with more it is answered with 431. Another
+    /// number than the default costs an allocation for each request. Default: 100.
+    pub fn max_headers(mut self, headers: usize) -> Self {
+        self.options.client_limits.max_headers = headers;
+        self
+    }
+
+    /// How many bytes the head of a request may have, at least 8 KiB in HTTP/1; with more it is
+    /// answered with 431. Default: about 400 KiB in HTTP/1 and 16 KiB in HTTP/2.
+    pub fn max_header_size(mut self, bytes: usize) -> Self {
+        self.options.client_limits.max_header_size = Some(bytes);
+        self
+    }
+
+    /// How many requests an HTTP/2 client may have in flight on one connection. Default: 200.
+    pub fn max_streams(mut self, streams: u32) -> Self {
+        self.options.client_limits.max_streams = streams;
+        self
+    }
+
+    /// How often an HTTP/2 client is asked for a sign of life; one that does not answer within 20 s is
+    /// gone. `None` is never. Default: 30 s.
+    pub fn ping_interval(mut self, interval: impl Into<Option<Duration>>) -> Self {
+        self.options.client_limits.ping_interval = interval.into();
+        self
+    }
+
     /// How often the master asks each worker for a sign of life; five missed ones and it is replaced.
     /// Default: 1 s.
     pub fn watch_interval(mut self, interval: Duration) -> Self {

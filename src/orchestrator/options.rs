@@ -1,6 +1,7 @@
 use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
 
 use super::{Signal, state::Limits};
+use crate::server;
 
 /// How the master and its workers behave; the methods of `Serve` document each.
 #[derive(Clone)]
@@ -19,6 +20,7 @@ pub(crate) struct Options {
     pub(crate) restart_window: Duration,
     pub(crate) max_draining: usize,
     pub(crate) hand_over: bool,
+    pub(crate) client_limits: server::Limits,
     pub(crate) single_process: bool,
     pub(crate) pid_file: Option<PathBuf>,
     #[cfg(feature = "admin")]
@@ -57,6 +59,7 @@ impl Default for Options {
             restart_window: Duration::from_secs(60),
             max_draining: 4,
             hand_over: true,
+            client_limits: server::Limits::default(),
             single_process: false,
             pid_file: None,
             #[cfg(feature = "admin")]

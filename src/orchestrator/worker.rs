@@ -80,7 +80,7 @@ impl Master {
         let listeners = provider::open(self, bindings).await?;
         let addresses: Vec<_> =
             listeners.iter().map(|(listener, _)| listener.address().to_owned()).collect();
-        let serving = Serving::start(listeners, self.handle.clone());
+        let serving = Serving::start(listeners, self.handle.clone(), options.client_limits);
         let pid = nix::unistd::getppid().as_raw().unsigned_abs();
         let started = Started { addresses, generation, pid };
         tracing::info!(generation, addresses = ?started.addresses, "ready");

@@ -2,7 +2,10 @@ use std::{future::poll_fn, io, pin::pin, sync::Arc, time::Duration};
 
 use axum::body::{Body, Bytes};
 use http::{Request, Response};
-use tokio::{sync::watch, time::sleep};
+use tokio::{
+    sync::{OwnedSemaphorePermit, watch},
+    time::sleep,
+};
 use tower_service::Service;
 
 use super::{Context, connection};
@@ -34,6 +37,8 @@ pub(crate) struct Accepted {
     /// Whether it has served a request, in another process.
     pub(crate) begun: bool,
     pub(crate) guard: DrainGuard,
+    /// Its place among the connections that may be served at once.
+    pub(crate) seat: Option<OwnedSemaphorePermit>,
     /// The handshake is still to be made.
     pub(crate) tls: Option<Acceptor>,
 }
@@ -99,7 +104,20 @@ pub(crate) async fn accept(
                 _ = &mut changed => break,
                 accepted = poll_fn(|cx| listener.poll_accept(cx)) => accepted,
             };
-            if let Some(pause) = spawn(&listener, &*app, &context, accepted) {
+            let (mut told, mut seat) = (false, None);
+            if let (Some(seats), Ok(_)) = (&context.seats, &accepted) {
+                tokio::select! {
+                    biased;
+                    // What was accepted is served all the same.
+                    _ = &mut changed => told = true,
+                    free = seats.clone().acquire_owned() => seat = free.ok(),
+                }
+            }
+            let pause = spawn(&listener, &*app, &context, accepted, seat);
+            if told {
+                break;
+            }
+            if let Some(pause) = pause {
                 tokio::select! {
                     _ = &mut changed => break,
                     () = sleep(pause) => {}
@@ -115,6 +133,7 @@ fn spawn(
     app: &dyn App,
     context: &Arc<Context>,
     accepted: io::Result<(Stream, Peer)>,
+    seat: Option<OwnedSemaphorePermit>,
 ) -> Option<Duration> {
     match accepted {
         Ok((stream, peer)) => {
@@ -122,7 +141,8 @@ fn spawn(
             let guard = context.connections.guard();
             let tls = listener.tls().cloned();
             let (listener, bytes) = (listener.name(), Bytes::new());
-            let accepted = Accepted { stream, peer, listener, bytes, begun: false, guard, tls };
+            let begun = false;
+            let accepted = Accepted { stream, peer, listener, bytes, begun, guard, seat, tls };
             app.spawn(accepted, context.clone());
             None
         }
@@ -143,7 +163,7 @@ fn take_backlog(listener: &Listener, app: &dyn App, context: &Arc<Context>) {
             Ok(None) => return,
             accepted => {
                 let accepted = accepted.map(|accepted| accepted.expect("it is not none"));
-                if spawn(listener, app, context, accepted).is_some() {
+                if spawn(listener, app, context, accepted, None).is_some() {
                     return;
                 }
             }
