@@ -19,6 +19,7 @@ mod h2;
 mod histogram;
 mod http1;
 mod socket;
+mod websocket;
 
 use std::fmt;
 use std::future::Future;
@@ -133,6 +134,13 @@ impl Load {
         self
     }
 
+    /// Clients that send messages of up to 32 KiB over a WebSocket at `/websocket`, one after the other,
+    /// and expect each back. When told to reconnect, by the close code 1012, they do; any other end is a
+    /// loss.
+    pub(crate) fn websockets(self, clients: usize) -> Self {
+        self.group(Kind::WebSocket, clients, None)
+    }
+
     /// The longest pause between requests of the kinds whose method takes none; 5 ms unless told.
     pub(crate) fn think(mut self, think: Duration) -> Self {
         self.think = think;
@@ -219,6 +227,7 @@ async fn run(clients: Vec<Client>) {
     for client in clients {
         match client.kind {
             Kind::H2 | Kind::H2Slow => tasks.spawn(h2::run(client)),
+            Kind::WebSocket => tasks.spawn(websocket::run(client)),
             _ => tasks.spawn(http1::run(client)),
         };
     }
