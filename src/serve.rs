@@ -355,6 +355,97 @@ impl<A> Serve<A> {
         self
     }
 
+    /// A path that the master asks the new worker for, over its own listener, during the trial of
+    /// [`bake_time`](Self::bake_time): an answer other than 2xx, or none, and the old worker goes on.
+    /// Default: off.
+    pub fn health_check(mut self, path: impl Into<String>) -> Self {
+        self.options.health_check = Some(path.into());
+        self
+    }
+
+    /// Runs `hook` in the master before a signal is obeyed.
+    pub fn before_signal<F, Fut>(mut self, hook: F) -> Self
+    where
+        F: Fn(Signal) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = ()> + Send + 'static,
+    {
+        self.options.hooks.before_signal.push(hook);
+        self
+    }
+
+    /// Runs `hook` in the master after a signal was obeyed; what it has started may still be under way.
+    pub fn after_signal<F, Fut>(mut self, hook: F) -> Self
+    where
+        F: Fn(Signal) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = ()> + Send + 'static,
+    {
+        self.options.hooks.after_signal.push(hook);
+        self
+    }
+
+    /// Runs `hook` in the master before a new generation is started by a reload or a rollback.
+    pub fn before_reload<F, Fut>(mut self, hook: F) -> Self
+    where
+        F: Fn() -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = ()> + Send + 'static,
+    {
+        self.options.hooks.before_reload.push(move |()| hook());
+        self
+    }
+
+    /// Runs `hook` in the master with the outcome of each reload: the generation that serves now, or
+    /// the reason for which the old one goes on.
+    pub fn after_reload<F, Fut>(mut self, hook: F) -> Self
+    where
+        F: Fn(Result<u64, String>) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = ()> + Send + 'static,
+    {
+        self.options.hooks.after_reload.push(hook);
+        self
+    }
+
+    /// Runs `hook` in the master, with the reason, when a new worker has failed its trial and the old
+    /// one goes on.
+    pub fn on_rollback<F, Fut>(mut self, hook: F) -> Self
+    where
+        F: Fn(String) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = ()> + Send + 'static,
+    {
+        self.options.hooks.on_rollback.push(hook);
+        self
+    }
+
+    /// Runs `hook` in a worker that is about to leave. [`Handle::active`] completes in its successor
+    /// when that is done: so a background job stops here before it starts there.
+    pub fn on_retire<F, Fut>(mut self, hook: F) -> Self
+    where
+        F: Fn() -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = ()> + Send + 'static,
+    {
+        self.options.hooks.on_retire.push(move |()| hook());
+        self
+    }
+
+    /// How long a hook may take; then it is dropped. Default: 5 s.
+    pub fn hook_timeout(mut self, limit: Duration) -> Self {
+        self.options.hooks.limit = limit;
+        self
+    }
+
+    /// Whether a reload first runs the new program with `GRACEFUL_CHECK=1`, and fails if that fails.
+    /// Such a run builds the application, binds nothing, prints one line of JSON and ends. Default: off.
+    pub fn check_before_reload(mut self, on: bool) -> Self {
+        self.options.check_before_reload = on;
+        self
+    }
+
+    /// Whether the master, after a reload that succeeded, becomes the new program as well, in place
+    /// and with the same PID. Linux only. Default: on.
+    pub fn upgrade_master(mut self, on: bool) -> Self {
+        self.options.upgrade_master = on;
+        self
+    }
+
     /// Serves in this process, without a master and without reloads: for tests, debuggers, and
     /// platforms that replace whole containers. Signals drain and stop as ever.
     pub fn single_process(mut self) -> Self {
@@ -411,7 +502,9 @@ impl<A: Apps> Serve<A> {
         let role = self.role()?;
         let mut builder = match role {
             Role::Master => tokio::runtime::Builder::new_current_thread(),
-            Role::Worker(_) | Role::Single => tokio::runtime::Builder::new_multi_thread(),
+            Role::Worker(_) | Role::Single | Role::Check => {
+                tokio::runtime::Builder::new_multi_thread()
+            }
         };
         let runtime = builder
             .enable_all()
@@ -431,6 +524,7 @@ impl<A: Apps> Serve<A> {
         }
         self.apps.check(&self.addresses)?;
         match exec::parent() {
+            _ if orchestrator::is_asked() => Ok(Role::Check),
             _ if self.options.single_process => Ok(Role::Single),
             Parent::Master(control) => Ok(Role::Worker(control)),
             Parent::Other => Ok(Role::Master),
@@ -458,6 +552,16 @@ impl<A: Apps> Serve<A> {
                 master::run(options, handle, commands).await
             }
             Role::Worker(control) => worker::run(control, build, options, handle, commands).await,
+            Role::Check => {
+                let bindings = build.await?;
+                // So that a certificate that cannot be used is found before anything is started.
+                for tls in bindings.iter().filter_map(|binding| binding.tls.as_ref()) {
+                    tls.load()?;
+                }
+                let places: Vec<_> = bindings.into_iter().map(|binding| binding.place).collect();
+                orchestrator::Answer::new(&places)?.print();
+                Ok(())
+            }
             Role::Single => single::run(build, options, handle, commands).await,
         }
     }
@@ -497,6 +601,8 @@ enum Role {
     Master,
     Worker(std::os::fd::OwnedFd),
     Single,
+    /// Asked by `GRACEFUL_CHECK` what it is.
+    Check,
 }
 
 /// What a [`Serve`] serves. Implemented here only.

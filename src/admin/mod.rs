@@ -58,6 +58,16 @@ impl Admin {
         Ok(Self { accepting, connections, _file: bound.file })
     }
 
+    /// Waits until what was asked until now is answered, at most for a second.
+    pub(crate) async fn flush(&mut self) {
+        let answered = async {
+            while self.connections.in_flight() > 0 {
+                sleep(Duration::from_millis(2)).await;
+            }
+        };
+        let _ = timeout(FAREWELL, answered).await;
+    }
+
     /// Takes no more requests and waits for the answers that are on their way, at most for a second.
     pub(crate) async fn finish(&mut self) {
         self.accepting.shutdown().await;

@@ -17,6 +17,6 @@ pub use self::{
 };
 pub(crate) use self::{
     bind::{Bound, SocketFile, bind},
-    inherited::{Inherited, Socket},
+    inherited::{Inherited, Socket, SocketAddress},
     stream::{AcceptError, EXHAUSTED_PAUSE},
 };

@@ -27,6 +27,10 @@ pub(crate) enum ToMaster {
     Inherited,
     /// It accepts connections.
     Ready,
+    /// It has found itself not to be well.
+    Unhealthy {
+        reason: String,
+    },
     /// It cannot become ready, and why.
     Failed {
         reason: String,

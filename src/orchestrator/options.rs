@@ -1,6 +1,6 @@
 use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
 
-use super::{Signal, state::Limits};
+use super::{Signal, hooks::Hooks, state::Limits};
 use crate::server;
 
 /// How the master and its workers behave; the methods of `Serve` document each.
@@ -21,11 +21,15 @@ pub(crate) struct Options {
     pub(crate) max_draining: usize,
     pub(crate) hand_over: bool,
     pub(crate) client_limits: server::Limits,
+    pub(crate) check_before_reload: bool,
+    pub(crate) upgrade_master: bool,
     pub(crate) single_process: bool,
     pub(crate) pid_file: Option<PathBuf>,
     #[cfg(feature = "admin")]
     pub(crate) admin: Option<PathBuf>,
+    pub(crate) health_check: Option<String>,
     pub(crate) on_ready: Vec<Hook>,
+    pub(crate) hooks: Hooks,
 }
 
 pub(crate) type Hook = Arc<dyn Fn(&Started) + Send + Sync>;
@@ -60,11 +64,15 @@ impl Default for Options {
             max_draining: 4,
             hand_over: true,
             client_limits: server::Limits::default(),
+            check_before_reload: false,
+            upgrade_master: true,
             single_process: false,
             pid_file: None,
             #[cfg(feature = "admin")]
             admin: None,
+            health_check: None,
             on_ready: Vec::new(),
+            hooks: Hooks::default(),
         }
     }
 }

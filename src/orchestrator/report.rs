@@ -2,6 +2,7 @@
 //! ask on the admin socket, and those who wait for the outcome of a reload.
 
 use std::{
+    ffi::OsString,
     path::Path,
     time::{Duration, Instant},
 };
@@ -106,6 +107,15 @@ impl Report {
         self.board.spawned(id, pid);
     }
 
+    /// The master before this one had started a worker that serves or drains.
+    pub(crate) fn resumed(&mut self, id: Id, pid: u32, serves: bool) {
+        self.action(&Action::Spawn(id));
+        self.spawned(id, Some(pid));
+        if serves {
+            self.action(&Action::Settle(id));
+        }
+    }
+
     /// A worker was waited for.
     pub(crate) fn reaped(&self, pid: Option<u32>) {
         pid.into_iter().for_each(|pid| self.own.remove(pid));
@@ -130,6 +140,20 @@ impl Report {
         if self.systemd.is_heard() {
             self.systemd.status(&self.board.line());
         }
+    }
+
+    /// What a program that replaces this one needs in its environment to go on.
+    pub(crate) fn environment(&self) -> &[(&'static str, OsString)] {
+        self.systemd.environment()
+    }
+
+    /// Waits until what was said has arrived, and goes on.
+    pub(crate) async fn flush(&mut self) {
+        #[cfg(feature = "admin")]
+        if let Some(admin) = &mut self.admin {
+            admin.flush().await;
+        }
+        self.systemd.finish().await;
     }
 
     /// Waits until everything is said, at most for a second or two.

@@ -79,7 +79,7 @@ impl fmt::Debug for Signal {
 /// The signals of a process, from now on handled here and nowhere else.
 #[derive(Debug)]
 pub(crate) struct Signals {
-    orders: mpsc::UnboundedReceiver<Order>,
+    orders: mpsc::UnboundedReceiver<(Signal, Order)>,
 }
 
 impl Signals {
@@ -95,20 +95,26 @@ impl Signals {
         for (signals, order) in meanings(options).into_iter().chain([(&*unset, Order::Stop)]) {
             for one in signals {
                 let failed = |error| Error::config(format!("cannot handle {one}")).because(error);
+                let one = *one;
                 let mut stream = signal(SignalKind::from_raw(one.0)).map_err(failed)?;
                 let sender = sender.clone();
                 tokio::spawn(async move {
-                    while stream.recv().await.is_some() && sender.send(order).is_ok() {}
+                    while stream.recv().await.is_some() && sender.send((one, order)).is_ok() {}
                 });
             }
         }
         Ok(Self { orders })
     }
 
+    /// The next one, if it has come already.
+    pub(crate) fn try_next(&mut self) -> Option<(Signal, Order)> {
+        self.orders.try_recv().ok()
+    }
+
     /// Waits for the next one.
-    pub(crate) async fn next(&mut self) -> Order {
+    pub(crate) async fn next(&mut self) -> (Signal, Order) {
         match self.orders.recv().await {
-            Some(order) => order,
+            Some(next) => next,
             // No signal was asked for.
             None => std::future::pending().await,
         }

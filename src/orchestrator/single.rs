@@ -59,13 +59,18 @@ pub(crate) async fn run(
     let cut = loop {
         tokio::select! {
             cut = &mut run => break cut,
-            order = signals.next() => match order {
-                signal::Order::Stop => stop(&mut stopping),
-                signal::Order::Hammer if stopping => stop(&mut stopping),
-                signal::Order::Hammer => {}
-                signal::Order::Reload => {
-                    tracing::warn!("ignored a reload: this process runs without a master");
+            (signal, order) = signals.next() => {
+                let hooks = &options.hooks;
+                hooks.before_signal.run("before a signal", signal, hooks.limit).await;
+                match order {
+                    signal::Order::Stop => stop(&mut stopping),
+                    signal::Order::Hammer if stopping => stop(&mut stopping),
+                    signal::Order::Hammer => {}
+                    signal::Order::Reload => {
+                        tracing::warn!("ignored a reload: this process runs without a master");
+                    }
                 }
+                hooks.after_signal.run("after a signal", signal, hooks.limit).await;
             },
             Some(command) = commands.recv() => match command {
                 Command::Stop if !stopping => stop(&mut stopping),

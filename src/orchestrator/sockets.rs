@@ -1,9 +1,17 @@
-use std::{collections::HashSet, os::fd::OwnedFd};
+use std::{
+    collections::HashSet,
+    os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
+};
 
-use super::{state::Id, store::StoredName, systemd::Messages};
+use super::{
+    state::Id,
+    store::StoredName,
+    systemd::Messages,
+    takeover::{BoundSocket, Descriptors, Handoff, InheritedSocket},
+};
 use crate::{
     error::Error,
-    listener::{Address, Bound, Inherited, Socket, SocketFile},
+    listener::{Address, Bound, Inherited, Socket, SocketAddress, SocketFile},
 };
 
 /// The listening sockets that the master keeps for its workers.
@@ -54,6 +62,64 @@ impl Sockets {
         tracing::info!(address, "took a listener back from the descriptor store");
         let (key, file, stored) = ((address, nth), file.flatten(), Some(text));
         self.bound.push(Entry { key, socket, file, stored, wanted: HashSet::new() });
+    }
+
+    /// Writes down every socket for a program that takes over.
+    pub(crate) fn leave(&self, handoff: &mut Handoff) {
+        for Inherited { name, socket } in &self.inherited {
+            let (name, fd) = (name.clone(), socket.as_fd().as_raw_fd());
+            handoff.inherited.push(InheritedSocket { name, fd });
+        }
+        for entry in &self.bound {
+            handoff.bound.push(BoundSocket {
+                address: entry.key.0.clone(),
+                nth: entry.key.1,
+                fd: entry.socket.as_fd().as_raw_fd(),
+                file: entry.file.as_ref().map(SocketFile::inode),
+                stored: entry.stored.clone(),
+                wanted: entry.wanted.iter().copied().collect(),
+            });
+        }
+    }
+
+    /// Every descriptor that `leave` has named.
+    pub(crate) fn fds(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        let inherited = self.inherited.iter().map(|entry| entry.socket.as_fd());
+        inherited.chain(self.bound.iter().map(|entry| entry.socket.as_fd()))
+    }
+
+    /// Takes over what another program has left.
+    pub(crate) fn take_over(
+        handoff: &Handoff,
+        descriptors: &mut Descriptors,
+        systemd: Messages,
+    ) -> Result<Self, Error> {
+        let mut socket = |number| {
+            Socket::check(descriptors.remove(number)?)
+                .map_err(|error| Error::io("cannot take over a listener", error))
+        };
+        let mut sockets =
+            Self { inherited: Vec::new(), bound: Vec::new(), files: Vec::new(), systemd };
+        for InheritedSocket { name, fd } in &handoff.inherited {
+            sockets.inherited.push(Inherited { name: name.clone(), socket: socket(*fd)? });
+        }
+        for left in &handoff.bound {
+            sockets.bound.push(Entry {
+                key: (left.address.clone(), left.nth),
+                socket: socket(left.fd)?,
+                file: left.file.and_then(|inode| SocketFile::again(&left.address, inode)),
+                stored: left.stored.clone(),
+                wanted: left.wanted.iter().copied().collect(),
+            });
+        }
+        Ok(sockets)
+    }
+
+    /// Where this machine can connect to a worker.
+    pub(crate) fn connect_address(&self) -> Option<SocketAddress> {
+        let bound = self.bound.iter().map(|entry| &entry.socket);
+        let inherited = self.inherited.iter().map(|entry| &entry.socket);
+        bound.chain(inherited).find_map(Socket::connect_address)
     }
 
     /// Copies of all sockets that the supervisor passed.

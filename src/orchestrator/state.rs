@@ -151,6 +151,28 @@ impl State {
         }
     }
 
+    /// Goes on where another master has stopped: one worker serves, others drain.
+    pub(crate) fn resume(limits: Limits, last: Id, workers: &[(Id, Phase)]) -> Self {
+        let mut state = Self::new(limits);
+        let worker = |(id, phase): &(Id, Phase)| Worker { id: *id, phase: *phase, reload: false };
+        state.workers = workers.iter().map(worker).collect();
+        state.last = last;
+        state.proven = true;
+        state
+    }
+
+    /// The generation that was started last.
+    pub(crate) fn last(&self) -> Id {
+        self.last
+    }
+
+    /// Whether nothing is under way but drains, so that another master could go on from here.
+    pub(crate) fn is_calm(&self) -> bool {
+        let calm = |worker: &Worker| matches!(worker.phase, Phase::Serving | Phase::Draining);
+        let busy = self.stopping || self.respawning || self.remembered.is_some();
+        !busy && self.find(Phase::Serving).is_some() && self.workers.iter().all(calm)
+    }
+
     /// What a worker is doing; `None` when it is gone.
     pub(crate) fn phase(&self, id: Id) -> Option<Phase> {
         self.workers.iter().find(|worker| worker.id == id).map(|worker| worker.phase)

@@ -100,7 +100,6 @@ impl Systemd {
 
     /// The variables that [`from_env`](Self::from_env) has taken: for a program that replaces this
     /// one in the same process.
-    #[expect(dead_code, reason = "for the exec in place of the master")]
     pub(crate) fn environment(&self) -> &[(&'static str, OsString)] {
         &self.environment
     }
