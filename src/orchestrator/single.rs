@@ -77,7 +77,10 @@ pub(crate) async fn run(
                 Command::Stop
                 | Command::Reload
                 | Command::ReloadAndTell(_)
-                | Command::Rollback(_) => {}
+                | Command::Rollback(_)
+                | Command::Keep { .. } => {}
+                // There is nobody to keep it, and no other process to keep it for.
+                Command::Fetch { answer, .. } => drop(answer.send(None)),
             },
         }
     };

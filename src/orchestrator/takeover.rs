@@ -25,6 +25,8 @@ pub(crate) struct Handoff {
     pub(crate) workers: Vec<Worker>,
     pub(crate) inherited: Vec<InheritedSocket>,
     pub(crate) bound: Vec<BoundSocket>,
+    #[serde(default)]
+    pub(crate) kept: Vec<KeptSocket>,
     /// Binaries: the present one, and the one before.
     pub(crate) current: Option<Binary>,
     pub(crate) previous: Option<Binary>,
@@ -60,6 +62,14 @@ pub(crate) struct BoundSocket {
     pub(crate) wanted: Vec<Id>,
 }
 
+/// A descriptor that the application keeps.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct KeptSocket {
+    pub(crate) name: String,
+    pub(crate) fd: i32,
+    pub(crate) asked: Id,
+}
+
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Binary {
     pub(crate) path: PathBuf,
@@ -74,6 +84,7 @@ impl Handoff {
             workers: Vec::new(),
             inherited: Vec::new(),
             bound: Vec::new(),
+            kept: Vec::new(),
             current: None,
             previous: None,
         }
@@ -102,7 +113,9 @@ impl Handoff {
         let workers = self.workers.iter().map(|worker| worker.wire);
         let inherited = self.inherited.iter().map(|socket| socket.fd);
         let bound = self.bound.iter().map(|socket| socket.fd);
-        binaries.map(|binary| binary.fd).chain(workers).chain(inherited).chain(bound)
+        let kept = self.kept.iter().map(|socket| socket.fd);
+        let sockets = inherited.chain(bound).chain(kept);
+        binaries.map(|binary| binary.fd).chain(workers).chain(sockets)
     }
 }
 
