@@ -4,14 +4,19 @@
 //! and executes the new one, which finds the memfd in its environment. Signals that arrive in between
 //! stay pending: they are blocked until the new program listens.
 
-use std::{collections::HashMap, os::fd::OwnedFd, path::PathBuf, time::Duration};
+use std::{
+    collections::{HashMap, hash_map::Entry},
+    os::fd::OwnedFd,
+    path::PathBuf,
+    time::Duration,
+};
 
 use serde::{Deserialize, Serialize};
 
 use super::{state::Id, status::Memory};
 use crate::{
     error::{BoxError, Error, Kind},
-    process::exec,
+    process::{exec, fd},
 };
 
 /// Changes when an old master's state can no longer be understood.
@@ -146,8 +151,8 @@ impl Descriptors {
         let mut fds = HashMap::new();
         for number in handoff.numbers() {
             // A number that stands twice would be closed twice.
-            if !fds.contains_key(&number) {
-                fds.insert(number, crate::process::fd::adopt(number)?);
+            if let Entry::Vacant(entry) = fds.entry(number) {
+                entry.insert(fd::adopt(number)?);
             }
         }
         Ok(Self(fds))
