@@ -4,3 +4,22 @@
 
 #[cfg(feature = "cache")]
 pub mod cache;
+#[cfg(feature = "layer")]
+pub mod drain;
+#[cfg(feature = "serve")]
+mod error;
+#[cfg(feature = "serve")]
+pub mod listener;
+#[cfg(feature = "serve")]
+mod orchestrator;
+#[cfg(feature = "serve")]
+mod process;
+
+#[cfg(feature = "layer")]
+#[doc(inline)]
+pub use drain::{Drain, DrainGuard, GracefulLayer};
+#[cfg(feature = "serve")]
+pub use error::Error;
+#[cfg(feature = "serve")]
+#[doc(inline)]
+pub use listener::Listeners;

@@ -82,12 +82,7 @@ pub(crate) fn stored_fields(rules: &Rules, response: &HeaderMap) -> HeaderMap {
     let mut stored = response.clone();
     let control = freshness::control(rules, response);
     remove_hop_by_hop(&mut stored);
-    for name in control
-        .private
-        .fields()
-        .iter()
-        .chain(control.no_cache.fields())
-    {
+    for name in control.private.fields().iter().chain(control.no_cache.fields()) {
         stored.remove(name);
     }
     stored.remove(AGE);

@@ -197,9 +197,8 @@ fn directives(headers: &HeaderMap) -> impl Iterator<Item = (&[u8], Argument<'_>)
 
 /// `None` when a name is not one, or when there is none.
 fn field_names(list: &[u8]) -> Option<Vec<HeaderName>> {
-    let names: Option<Vec<_>> = super::field::split(list)
-        .map(|name| HeaderName::from_bytes(name).ok())
-        .collect();
+    let names: Option<Vec<_>> =
+        super::field::split(list).map(|name| HeaderName::from_bytes(name).ok()).collect();
     names.filter(|names| !names.is_empty())
 }
 
@@ -262,10 +261,7 @@ mod tests {
         assert!(control.must_understand && control.public && control.immutable);
         let control = ResponseControl::parse(&headers(&["no-store=1, public=1, immutable=0"]));
         assert!(control.no_store, "a restriction holds whatever follows it");
-        assert!(
-            !control.public && !control.immutable,
-            "a permission does not"
-        );
+        assert!(!control.public && !control.immutable, "a permission does not");
     }
 
     #[test]
@@ -273,10 +269,7 @@ mod tests {
         // RFC 9111, sections 5.2.2.4 and 5.2.2.7.
         let fields = |names: &[&str]| {
             Scope::Fields(
-                names
-                    .iter()
-                    .map(|name| HeaderName::from_bytes(name.as_bytes()).unwrap())
-                    .collect(),
+                names.iter().map(|name| HeaderName::from_bytes(name.as_bytes()).unwrap()).collect(),
             )
         };
         let table: &[(&[&str], Scope)] = &[
@@ -296,21 +289,13 @@ mod tests {
             (&["private = \"a\""], Scope::Response),
         ];
         for (lines, expected) in table {
-            assert_eq!(
-                ResponseControl::parse(&headers(lines)).private,
-                *expected,
-                "{lines:?}"
-            );
+            assert_eq!(ResponseControl::parse(&headers(lines)).private, *expected, "{lines:?}");
             let lines: Vec<_> = lines
                 .iter()
                 .map(|line| line.to_lowercase().replace("private", "no-cache"))
                 .collect();
             let lines: Vec<_> = lines.iter().map(String::as_str).collect();
-            assert_eq!(
-                ResponseControl::parse(&headers(&lines)).no_cache,
-                *expected,
-                "{lines:?}"
-            );
+            assert_eq!(ResponseControl::parse(&headers(&lines)).no_cache, *expected, "{lines:?}");
         }
     }
 

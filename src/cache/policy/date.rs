@@ -9,9 +9,7 @@ pub(crate) fn parse(value: &[u8], now: i64) -> Option<i64> {
     if !value.is_ascii() {
         return None;
     }
-    imf_fixdate(value)
-        .or_else(|| rfc850(value, now))
-        .or_else(|| asctime(value))
+    imf_fixdate(value).or_else(|| rfc850(value, now)).or_else(|| asctime(value))
 }
 
 /// The preferred form: `Sun, 06 Nov 1994 08:49:37 GMT`.
@@ -30,19 +28,11 @@ pub(crate) fn format(seconds: i64) -> String {
     )
 }
 
-const DAYS: [&str; 7] = [
-    "Monday",
-    "Tuesday",
-    "Wednesday",
-    "Thursday",
-    "Friday",
-    "Saturday",
-    "Sunday",
-];
+const DAYS: [&str; 7] =
+    ["Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday"];
 
-const MONTHS: [&str; 12] = [
-    "Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec",
-];
+const MONTHS: [&str; 12] =
+    ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
 
 /// `Sun, 06 Nov 1994 08:49:37 GMT`
 fn imf_fixdate(value: &[u8]) -> Option<i64> {
@@ -63,9 +53,7 @@ fn imf_fixdate(value: &[u8]) -> Option<i64> {
 fn rfc850(value: &[u8], now: i64) -> Option<i64> {
     let comma = value.iter().position(|byte| *byte == b',')?;
     let (name, rest) = value.split_at(comma);
-    if !DAYS
-        .iter()
-        .any(|day| name.eq_ignore_ascii_case(day.as_bytes()))
+    if !DAYS.iter().any(|day| name.eq_ignore_ascii_case(day.as_bytes()))
         || rest.len() != 24
         || &rest[..2] != b", "
         || rest[4] != b'-'
@@ -113,32 +101,24 @@ fn asctime(value: &[u8]) -> Option<i64> {
 }
 
 fn short_day(name: &[u8]) -> bool {
-    DAYS.iter()
-        .any(|day| name.eq_ignore_ascii_case(&day.as_bytes()[..3]))
+    DAYS.iter().any(|day| name.eq_ignore_ascii_case(&day.as_bytes()[..3]))
 }
 
 fn month(name: &[u8]) -> Option<i64> {
-    let at = MONTHS
-        .iter()
-        .position(|month| name.eq_ignore_ascii_case(month.as_bytes()))?;
+    let at = MONTHS.iter().position(|month| name.eq_ignore_ascii_case(month.as_bytes()))?;
     Some(at as i64 + 1)
 }
 
 fn number(digits: &[u8]) -> Option<i64> {
     digits.iter().try_fold(0, |sum, digit| {
-        digit
-            .is_ascii_digit()
-            .then(|| sum * 10 + i64::from(digit - b'0'))
+        digit.is_ascii_digit().then(|| sum * 10 + i64::from(digit - b'0'))
     })
 }
 
 /// `08:49:37`; the second may be 60 (a leap second).
 fn time(value: &[u8]) -> Option<i64> {
-    let (hour, minute, second) = (
-        number(&value[..2])?,
-        number(&value[3..5])?,
-        number(&value[6..8])?,
-    );
+    let (hour, minute, second) =
+        (number(&value[..2])?, number(&value[3..5])?, number(&value[6..8])?);
     let colons = value[2] == b':' && value[5] == b':';
     (colons && hour < 24 && minute < 60 && second <= 60)
         .then_some(hour * 3600 + minute * 60 + second)
@@ -152,9 +132,7 @@ fn seconds(year: i64, month: i64, day: i64, time: i64) -> Option<i64> {
         4 | 6 | 9 | 11 => 30,
         _ => 31,
     };
-    (1..=length)
-        .contains(&day)
-        .then(|| days(year, month, day) * 86_400 + time)
+    (1..=length).contains(&day).then(|| days(year, month, day) * 86_400 + time)
 }
 
 /// Days since 1970-01-01 of the proleptic Gregorian calendar; the year is counted from March, so that
@@ -178,11 +156,7 @@ fn civil(days: i64) -> (i64, i64, i64) {
     let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
     let shifted = (5 * day_of_year + 2) / 153;
     let day = day_of_year - (153 * shifted + 2) / 5 + 1;
-    let month = if shifted < 10 {
-        shifted + 3
-    } else {
-        shifted - 9
-    };
+    let month = if shifted < 10 { shifted + 3 } else { shifted - 9 };
     let year = year_of_era + era * 400 + i64::from(month <= 2);
     (year, month, day)
 }
@@ -274,9 +248,7 @@ mod tests {
     fn what_is_formatted_is_parsed() {
         let mut state = 1_u64;
         for _ in 0..20_000 {
-            state = state
-                .wrapping_mul(6_364_136_223_846_793_005)
-                .wrapping_add(1);
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
             let moment = (state >> 26) as i64 % 253_402_300_800;
             let text = format(moment);
             assert_eq!(parse(text.as_bytes(), NOW), Some(moment), "{text}");

@@ -56,9 +56,7 @@ pub(crate) fn names(
     let Some(tag) = tag else {
         return false;
     };
-    whole
-        .filter_map(EntityTag::parse)
-        .any(|other| tag.matches_weakly(other))
+    whole.filter_map(EntityTag::parse).any(|other| tag.matches_weakly(other))
 }
 
 #[cfg(test)]
@@ -137,9 +135,6 @@ mod tests {
         }
         let mut any = HeaderMap::new();
         any.insert(IF_NONE_MATCH, "*".parse().unwrap());
-        assert!(
-            names(&any, IF_NONE_MATCH, None),
-            "`*` is any representation"
-        );
+        assert!(names(&any, IF_NONE_MATCH, None), "`*` is any representation");
     }
 }

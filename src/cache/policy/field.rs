@@ -12,10 +12,7 @@ pub(crate) fn members<'a>(
     headers: &'a HeaderMap,
     name: impl AsHeaderName,
 ) -> impl Iterator<Item = &'a [u8]> {
-    headers
-        .get_all(name)
-        .iter()
-        .flat_map(|line| split(line.as_bytes()))
+    headers.get_all(name).iter().flat_map(|line| split(line.as_bytes()))
 }
 
 /// The members of one line.
@@ -84,10 +81,9 @@ pub(crate) fn delta_seconds(value: &[u8]) -> Option<u64> {
     if value.is_empty() || !value.iter().all(u8::is_ascii_digit) {
         return None;
     }
-    let seconds = value.iter().fold(0_u64, |sum, digit| {
-        sum.saturating_mul(10)
-            .saturating_add(u64::from(digit - b'0'))
-    });
+    let seconds = value
+        .iter()
+        .fold(0_u64, |sum, digit| sum.saturating_mul(10).saturating_add(u64::from(digit - b'0')));
     Some(seconds.min(MAX_SECONDS))
 }
 

@@ -65,9 +65,7 @@ pub(crate) fn is_same(stored: &HeaderMap, length: u64, head: &HeaderMap) -> bool
 pub(crate) fn is_about(stored: &HeaderMap, update: &HeaderMap) -> bool {
     let strong = |headers: &HeaderMap| {
         let tag = headers.get(ETAG)?.as_bytes().to_vec();
-        EntityTag::parse(&tag)
-            .is_some_and(|tag| !tag.weak)
-            .then_some(tag)
+        EntityTag::parse(&tag).is_some_and(|tag| !tag.weak).then_some(tag)
     };
     match (strong(stored), strong(update)) {
         (Some(stored), Some(update)) => stored == update,

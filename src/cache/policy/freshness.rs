@@ -94,13 +94,9 @@ impl Terms {
         let stale = if self.no_cache || self.must_revalidate {
             Duration::ZERO
         } else {
-            self.stale_while_revalidate
-                .max(self.stale_if_error)
-                .max(rules.stale_on_failure)
+            self.stale_while_revalidate.max(self.stale_if_error).max(rules.stale_on_failure)
         };
-        self.lifetime
-            .saturating_add(stale)
-            .saturating_sub(self.initial_age)
+        self.lifetime.saturating_add(stale).saturating_sub(self.initial_age)
     }
 }
 
@@ -140,10 +136,7 @@ fn lifetime(
     if control.no_cache == Scope::Response {
         return (Duration::ZERO, Source::Explicit);
     }
-    let for_status = rules
-        .status_ttl
-        .iter()
-        .find(|(status, _)| *status == exchange.status);
+    let for_status = rules.status_ttl.iter().find(|(status, _)| *status == exchange.status);
     if let Some((_, ttl)) = for_status {
         return (*ttl, Source::Default);
     }
@@ -165,10 +158,7 @@ fn lifetime(
 
 /// RFC 9110, section 15.1, without 206, which is never stored as the representation.
 pub(crate) fn is_heuristically_cacheable(status: StatusCode) -> bool {
-    matches!(
-        status.as_u16(),
-        200 | 203 | 204 | 300 | 301 | 308 | 404 | 405 | 410 | 414 | 501
-    )
+    matches!(status.as_u16(), 200 | 203 | 204 | 300 | 301 | 308 | 404 | 405 | 410 | 414 | 501)
 }
 
 /// RFC 9111, section 4.2.3.
@@ -190,12 +180,8 @@ fn made(exchange: &Exchange<'_>) -> i64 {
 
 /// RFC 9111, section 5.1: the first member; what is no number is ignored.
 fn age_value(response: &HeaderMap) -> Duration {
-    let first = response
-        .get(AGE)
-        .and_then(|line| split(line.as_bytes()).next());
-    first
-        .and_then(delta_seconds)
-        .map_or(Duration::ZERO, Duration::from_secs)
+    let first = response.get(AGE).and_then(|line| split(line.as_bytes()).next());
+    first.and_then(delta_seconds).map_or(Duration::ZERO, Duration::from_secs)
 }
 
 /// A difference of two dates: never negative, never above 2^31 seconds.

@@ -5,10 +5,7 @@ use http::{HeaderMap, Method, StatusCode};
 
 /// Whether a response to this method says that the stored ones may be wrong now.
 pub(crate) fn invalidates(method: &Method, status: StatusCode) -> bool {
-    let safe = matches!(
-        *method,
-        Method::GET | Method::HEAD | Method::OPTIONS | Method::TRACE
-    );
+    let safe = matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS | Method::TRACE);
     !safe && (200..400).contains(&status.as_u16())
 }
 
@@ -51,17 +48,9 @@ pub(crate) fn resolve(authority: &str, base: &str, reference: &str) -> Option<St
     let base_path = base.split('?').next().unwrap_or_default();
     let joined = if path.is_empty() {
         // The same document, with its query; of an authority alone, its root.
-        if rest.starts_with("//") {
-            "/".to_owned()
-        } else {
-            base.to_owned()
-        }
+        if rest.starts_with("//") { "/".to_owned() } else { base.to_owned() }
     } else if path.starts_with('?') {
-        let path_alone = if rest.starts_with("//") {
-            "/"
-        } else {
-            base_path
-        };
+        let path_alone = if rest.starts_with("//") { "/" } else { base_path };
         format!("{path_alone}{path}")
     } else if path.starts_with('/') {
         path.to_owned()
@@ -76,9 +65,7 @@ fn scheme(reference: &str) -> Option<(&'static str, &str)> {
     let colon = reference.find(':')?;
     let name = &reference[..colon];
     let mut letters = name.bytes();
-    let valid = letters
-        .next()
-        .is_some_and(|byte| byte.is_ascii_alphabetic())
+    let valid = letters.next().is_some_and(|byte| byte.is_ascii_alphabetic())
         && letters.all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'-' | b'.'));
     if !valid {
         return None;

@@ -31,12 +31,7 @@ impl NoVarySearch {
             value.extend_from_slice(line.as_bytes());
         }
         let members = dictionary(&value)?;
-        let find = |key: &str| {
-            members
-                .iter()
-                .find(|(known, _)| known == key)
-                .map(|(_, item)| item)
-        };
+        let find = |key: &str| members.iter().find(|(known, _)| known == key).map(|(_, item)| item);
         let key_order = match find("key-order") {
             None => false,
             Some(Item::Boolean(set)) => *set,
@@ -51,10 +46,7 @@ impl NoVarySearch {
             }
             _ => return None,
         };
-        (key_order || parameters != Parameters::All).then_some(Self {
-            key_order,
-            parameters,
-        })
+        (key_order || parameters != Parameters::All).then_some(Self { key_order, parameters })
     }
 
     /// A form of the query that is equal for all queries that get the same response.

@@ -45,10 +45,7 @@ pub(crate) fn resolve(
     if request.contains_key(IF_RANGE) && !is_unchanged(request, response, now) {
         return Ranges::Whole;
     }
-    let spans: Vec<Span> = specs
-        .iter()
-        .filter_map(|spec| within(*spec, length))
-        .collect();
+    let spans: Vec<Span> = specs.iter().filter_map(|spec| within(*spec, length)).collect();
     if spans.is_empty() {
         return Ranges::Unsatisfiable;
     }
@@ -114,10 +111,11 @@ fn position(digits: &[u8]) -> Option<u64> {
     if digits.is_empty() || !digits.iter().all(u8::is_ascii_digit) {
         return None;
     }
-    Some(digits.iter().fold(0_u64, |sum, digit| {
-        sum.saturating_mul(10)
-            .saturating_add(u64::from(digit - b'0'))
-    }))
+    Some(
+        digits.iter().fold(0_u64, |sum, digit| {
+            sum.saturating_mul(10).saturating_add(u64::from(digit - b'0'))
+        }),
+    )
 }
 
 fn within(spec: Spec, length: u64) -> Option<Span> {
@@ -203,10 +201,7 @@ mod tests {
             assert_eq!(ranges, expected, "{line:?}");
         }
         let empty = map(&[(RANGE, "bytes=0-")]);
-        assert_eq!(
-            resolve(&empty, &HeaderMap::new(), 0, 3, 0),
-            Ranges::Unsatisfiable
-        );
+        assert_eq!(resolve(&empty, &HeaderMap::new(), 0, 3, 0), Ranges::Unsatisfiable);
         let twice = map(&[(RANGE, "bytes=0-1"), (RANGE, "bytes=3-4")]);
         assert_eq!(
             resolve(&twice, &HeaderMap::new(), 10, 3, 0),
@@ -230,11 +225,7 @@ mod tests {
             (&[], "\"a\"", false),
             (&[(LAST_MODIFIED, modified), (DATE, later)], modified, true),
             (&[(LAST_MODIFIED, modified), (DATE, later)], later, false),
-            (
-                &[(LAST_MODIFIED, modified), (DATE, modified)],
-                modified,
-                false,
-            ),
+            (&[(LAST_MODIFIED, modified), (DATE, modified)], modified, false),
             (&[(LAST_MODIFIED, modified)], modified, false),
             (&[(LAST_MODIFIED, "x"), (DATE, later)], "x", false),
         ];

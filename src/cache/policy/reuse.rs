@@ -42,9 +42,8 @@ pub(crate) fn reuse(
     if request.no_cache || request.no_store {
         return Reuse::Validate;
     }
-    let too_old = request
-        .max_age
-        .is_some_and(|seconds| age > Duration::from_secs(seconds) || seconds == 0);
+    let too_old =
+        request.max_age.is_some_and(|seconds| age > Duration::from_secs(seconds) || seconds == 0);
     let too_short = request.min_fresh.is_some_and(|seconds| {
         !fresh || terms.lifetime.saturating_sub(age) < Duration::from_secs(seconds)
     });
@@ -58,10 +57,7 @@ pub(crate) fn reuse(
         return Reuse::Validate;
     }
     // Section 5.2.1.2: an accepted staleness counts in whole seconds.
-    if request
-        .max_stale
-        .is_some_and(|seconds| staleness.as_secs() <= seconds)
-    {
+    if request.max_stale.is_some_and(|seconds| staleness.as_secs() <= seconds) {
         return Reuse::Stale;
     }
     let window = terms.stale_while_revalidate;
@@ -83,10 +79,9 @@ pub(crate) fn is_usable_after(
 ) -> bool {
     let (is_error, is_disconnection) = match failure {
         Failure::Error => (true, true),
-        Failure::Status(status) => (
-            matches!(status.as_u16(), 500 | 502 | 503 | 504),
-            matches!(status.as_u16(), 502 | 504),
-        ),
+        Failure::Status(status) => {
+            (matches!(status.as_u16(), 500 | 502 | 503 | 504), matches!(status.as_u16(), 502 | 504))
+        }
     };
     if !is_error || terms.no_cache || terms.must_revalidate || request.no_cache {
         return false;

@@ -142,11 +142,7 @@ pub(crate) fn storable_in_any_status(
 
 /// `private="set-cookie"` and its like: the field is not stored, so it forbids nothing.
 fn names_set_cookie(control: &super::control::ResponseControl) -> bool {
-    let names = control
-        .private
-        .fields()
-        .iter()
-        .chain(control.no_cache.fields());
+    let names = control.private.fields().iter().chain(control.no_cache.fields());
     names.into_iter().any(|name| name == SET_COOKIE)
 }
 

@@ -21,11 +21,7 @@ pub(crate) fn dictionary(value: &[u8]) -> Option<Vec<(String, Item)>> {
     input.spaces();
     while !input.rest.is_empty() {
         let key = input.key()?;
-        let item = if input.take(b'=') {
-            input.item_or_list()?
-        } else {
-            Item::Boolean(true)
-        };
+        let item = if input.take(b'=') { input.item_or_list()? } else { Item::Boolean(true) };
         input.parameters()?;
         members.retain(|(known, _)| *known != key);
         members.push((key, item));
@@ -62,11 +58,7 @@ impl<'a> Input<'a> {
     }
 
     fn take_while(&mut self, accept: impl Fn(u8) -> bool) -> &'a [u8] {
-        let end = self
-            .rest
-            .iter()
-            .position(|byte| !accept(*byte))
-            .unwrap_or(self.rest.len());
+        let end = self.rest.iter().position(|byte| !accept(*byte)).unwrap_or(self.rest.len());
         let (taken, rest) = self.rest.split_at(end);
         self.rest = rest;
         taken
@@ -160,9 +152,7 @@ impl<'a> Input<'a> {
         if digits.len() > 15 {
             return None;
         }
-        let number = digits
-            .iter()
-            .fold(0, |sum, digit| sum * 10 + i64::from(digit - b'0'));
+        let number = digits.iter().fold(0, |sum, digit| sum * 10 + i64::from(digit - b'0'));
         Some(Item::Integer(if negative { -number } else { number }))
     }
 
@@ -227,25 +217,15 @@ mod tests {
             ("max-age=-1", Some(vec![("max-age", Item::Integer(-1))])),
             (
                 " a , b=?0\t,c=t ",
-                Some(vec![
-                    ("a", yes.clone()),
-                    ("b", Item::Boolean(false)),
-                    ("c", token("t")),
-                ]),
+                Some(vec![("a", yes.clone()), ("b", Item::Boolean(false)), ("c", token("t"))]),
             ),
             ("a=1, a=2", Some(vec![("a", Item::Integer(2))])),
-            (
-                "a=1;x;y=\"q\", b",
-                Some(vec![("a", Item::Integer(1)), ("b", yes.clone())]),
-            ),
+            ("a=1;x;y=\"q\", b", Some(vec![("a", Item::Integer(1)), ("b", yes.clone())])),
             ("a;x=1", Some(vec![("a", yes.clone())])),
             ("a=\"x\\\"y\"", Some(vec![("a", string("x\"y"))])),
             (
                 "a=(1 \"x\";p  t)",
-                Some(vec![(
-                    "a",
-                    Item::InnerList(vec![Item::Integer(1), string("x"), token("t")]),
-                )]),
+                Some(vec![("a", Item::InnerList(vec![Item::Integer(1), string("x"), token("t")]))]),
             ),
             ("a=()", Some(vec![("a", Item::InnerList(vec![]))])),
             ("a=1.5", Some(vec![("a", Item::Decimal)])),
@@ -276,10 +256,7 @@ mod tests {
         ];
         for (text, expected) in table {
             let expected = expected.map(|members| {
-                members
-                    .into_iter()
-                    .map(|(key, item)| (key.to_owned(), item))
-                    .collect::<Vec<_>>()
+                members.into_iter().map(|(key, item)| (key.to_owned(), item)).collect::<Vec<_>>()
             });
             assert_eq!(dictionary(text.as_bytes()), expected, "{text:?}");
         }

@@ -98,30 +98,16 @@ mod tests {
         assert_eq!(parsed(&[]), None);
         let control = parsed(&[(CDN, "max-age=60, foobar")]).unwrap();
         assert_eq!(control.max_age, Some(60));
-        assert_eq!(
-            parsed(&[(CDN, "max-age=99999999999")]).unwrap().max_age,
-            Some(1 << 31)
-        );
+        assert_eq!(parsed(&[(CDN, "max-age=99999999999")]).unwrap().max_age, Some(1 << 31));
         assert_eq!(parsed(&[(CDN, "max-age=-5")]).unwrap().max_age, Some(0));
         assert!(parsed(&[(CDN, "no-store")]).unwrap().no_store);
         assert!(!parsed(&[(CDN, "no-store=?0")]).unwrap().no_store);
-        assert_eq!(
-            parsed(&[(CDN, "private")]).unwrap().private,
-            Scope::Response
-        );
+        assert_eq!(parsed(&[(CDN, "private")]).unwrap().private, Scope::Response);
         assert_eq!(
             parsed(&[(CDN, "no-cache=\"a, b\"")]).unwrap().no_cache,
-            Scope::Fields(vec![
-                HeaderName::from_static("a"),
-                HeaderName::from_static("b")
-            ])
+            Scope::Fields(vec![HeaderName::from_static("a"), HeaderName::from_static("b")])
         );
-        assert_eq!(
-            parsed(&[(CDN, "max-age=1"), (CDN, "max-age=2")])
-                .unwrap()
-                .max_age,
-            Some(2)
-        );
+        assert_eq!(parsed(&[(CDN, "max-age=1"), (CDN, "max-age=2")]).unwrap().max_age, Some(2));
     }
 
     #[test]

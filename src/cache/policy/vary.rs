@@ -34,11 +34,7 @@ impl Vary {
         }
         names.sort_by(|left, right| left.as_str().cmp(right.as_str()));
         names.dedup();
-        if names.is_empty() {
-            Self::Nothing
-        } else {
-            Self::Fields(names.into())
-        }
+        if names.is_empty() { Self::Nothing } else { Self::Fields(names.into()) }
     }
 
     pub(crate) fn fields(&self) -> &[HeaderName] {
@@ -115,9 +111,8 @@ fn preferences(request: &HeaderMap, name: &HeaderName) -> Preferences {
         let name = parts.next().unwrap_or_default().to_ascii_lowercase();
         let mut thousandths = 1000;
         for parameter in parts {
-            if let Some(value) = parameter
-                .strip_prefix(b"q=")
-                .or_else(|| parameter.strip_prefix(b"Q="))
+            if let Some(value) =
+                parameter.strip_prefix(b"q=").or_else(|| parameter.strip_prefix(b"Q="))
             {
                 // A quality that is none keeps the member apart from every well-formed one.
                 thousandths = quality(value).unwrap_or(u16::MAX);
@@ -157,10 +152,7 @@ impl Preferences {
     /// The one name before all others.
     fn first(&self) -> Option<&[u8]> {
         let (name, quality) = self.names.first()?;
-        let alone = self
-            .names
-            .get(1)
-            .is_none_or(|(_, second)| second != quality);
+        let alone = self.names.get(1).is_none_or(|(_, second)| second != quality);
         (alone && (1..=1000).contains(quality) && name != b"*").then_some(name.as_slice())
     }
 }
@@ -192,10 +184,8 @@ fn is_preferred_language(stored: &HeaderMap, request: &HeaderMap) -> bool {
     let Some(first) = preferences.first() else {
         return false;
     };
-    let mut languages = stored
-        .get_all(CONTENT_LANGUAGE)
-        .iter()
-        .flat_map(|line| split(line.as_bytes()));
+    let mut languages =
+        stored.get_all(CONTENT_LANGUAGE).iter().flat_map(|line| split(line.as_bytes()));
     let only = languages.next();
     languages.next().is_none() && only.is_some_and(|language| language.eq_ignore_ascii_case(first))
 }
@@ -207,10 +197,8 @@ mod tests {
     fn map(lines: &[(&str, &str)]) -> HeaderMap {
         let mut headers = HeaderMap::new();
         for (name, value) in lines {
-            headers.append(
-                HeaderName::from_bytes(name.as_bytes()).unwrap(),
-                value.parse().unwrap(),
-            );
+            headers
+                .append(HeaderName::from_bytes(name.as_bytes()).unwrap(), value.parse().unwrap());
         }
         headers
     }
@@ -219,10 +207,7 @@ mod tests {
     fn vary_is_a_set_of_names_or_a_star() {
         let fields = |names: &[&str]| {
             Vary::Fields(
-                names
-                    .iter()
-                    .map(|name| HeaderName::from_bytes(name.as_bytes()).unwrap())
-                    .collect(),
+                names.iter().map(|name| HeaderName::from_bytes(name.as_bytes()).unwrap()).collect(),
             )
         };
         let table: &[(&[&str], Vary)] = &[
@@ -269,37 +254,12 @@ mod tests {
             ("foo", &[], &[("foo", "1")], false),
             ("foo", &[], &[], true),
             ("foo", &[], &[("foo", "")], false),
-            (
-                "foo",
-                &[("foo", "1"), ("x", "2")],
-                &[("foo", "1"), ("x", "3")],
-                true,
-            ),
-            (
-                "foo, bar",
-                &[("foo", "1"), ("bar", "2")],
-                &[("bar", "2"), ("foo", "1")],
-                true,
-            ),
-            (
-                "foo, bar",
-                &[("foo", "1"), ("bar", "2")],
-                &[("foo", "1")],
-                false,
-            ),
-            (
-                "foo, bar",
-                &[("foo", "1"), ("bar", "2")],
-                &[("foo", "1"), ("bar", "3")],
-                false,
-            ),
+            ("foo", &[("foo", "1"), ("x", "2")], &[("foo", "1"), ("x", "3")], true),
+            ("foo, bar", &[("foo", "1"), ("bar", "2")], &[("bar", "2"), ("foo", "1")], true),
+            ("foo, bar", &[("foo", "1"), ("bar", "2")], &[("foo", "1")], false),
+            ("foo, bar", &[("foo", "1"), ("bar", "2")], &[("foo", "1"), ("bar", "3")], false),
             ("foo, bar", &[("foo", "1")], &[("foo", "1")], true),
-            (
-                "foo",
-                &[("foo", "1, 2")],
-                &[("foo", "1"), ("foo", "2")],
-                true,
-            ),
+            ("foo", &[("foo", "1, 2")], &[("foo", "1"), ("foo", "2")], true),
             ("foo", &[("foo", "1,2")], &[("foo", " 1, 2 ")], true),
             ("foo", &[("foo", "1,2")], &[("foo", "2,1")], false),
             ("foo", &[("foo", "\"1,2\"")], &[("foo", "\"1, 2\"")], false),
@@ -371,11 +331,7 @@ mod tests {
             ),
         ];
         for (vary, first, second, expected) in table {
-            assert_eq!(
-                matches(vary, first, second),
-                *expected,
-                "{vary}: {first:?} and {second:?}"
-            );
+            assert_eq!(matches(vary, first, second), *expected, "{vary}: {first:?} and {second:?}");
         }
     }
 
@@ -397,11 +353,7 @@ mod tests {
         ];
         for (line, expected) in table {
             let request = map(&[("accept-language", line)]);
-            assert_eq!(
-                selects(&selection, &stored, &request, true),
-                expected,
-                "{line}"
-            );
+            assert_eq!(selects(&selection, &stored, &request, true), expected, "{line}");
             assert!(!selects(&selection, &stored, &request, false), "{line}");
         }
         let two = map(&[("vary", "accept-language"), ("content-language", "de, en")]);

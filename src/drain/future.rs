@@ -1,0 +1,79 @@
+use std::{
+    fmt,
+    future::Future,
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
+use http::{
+    HeaderValue, Response, StatusCode, Version,
+    header::{CONNECTION, RETRY_AFTER},
+};
+use http_body::Body;
+use pin_project_lite::pin_project;
+
+use super::{ResponseBody, service::Counted};
+
+pin_project! {
+    /// The response future of [`Graceful`](super::Graceful).
+    #[must_use = "futures do nothing unless polled"]
+    pub struct ResponseFuture<F> {
+        #[pin]
+        state: State<F>,
+    }
+}
+
+pin_project! {
+    #[project = StateProj]
+    enum State<F> {
+        Called { #[pin] future: F, counted: Counted },
+        Refused { retry_after: Option<HeaderValue>, version: Version },
+    }
+}
+
+impl<F> ResponseFuture<F> {
+    pub(super) fn new(future: F, counted: Counted) -> Self {
+        Self { state: State::Called { future, counted } }
+    }
+
+    pub(super) fn refused(retry_after: HeaderValue, version: Version) -> Self {
+        Self { state: State::Refused { retry_after: Some(retry_after), version } }
+    }
+}
+
+impl<F, B, E> Future for ResponseFuture<F>
+where
+    F: Future<Output = Result<Response<B>, E>>,
+    B: Body,
+{
+    type Output = Result<Response<ResponseBody<B>>, E>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        match self.project().state.project() {
+            StateProj::Called { future, counted } => {
+                let response = ready!(future.poll(cx))?;
+                let counted = std::mem::take(counted);
+                Poll::Ready(Ok(response.map(|body| ResponseBody::new(body, counted))))
+            }
+            StateProj::Refused { retry_after, version } => {
+                let mut response = Response::new(ResponseBody::empty());
+                *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
+                let headers = response.headers_mut();
+                if let Some(retry_after) = retry_after.take() {
+                    headers.insert(RETRY_AFTER, retry_after);
+                }
+                // HTTP/2 has no such field (RFC 9113, section 8.2.2); it ends by GOAWAY.
+                if *version <= Version::HTTP_11 {
+                    headers.insert(CONNECTION, HeaderValue::from_static("close"));
+                }
+                Poll::Ready(Ok(response))
+            }
+        }
+    }
+}
+
+impl<F> fmt::Debug for ResponseFuture<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ResponseFuture").finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,95 @@
+use std::{
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use http::{Method, Request, Response, header::UPGRADE};
+use http_body::Body;
+use tower_service::Service;
+
+use super::{
+    Drain, DrainGuard, InFlightEvent, ResponseBody, ResponseFuture,
+    layer::{Hook, Options},
+};
+
+/// The service that [`GracefulLayer`](super::GracefulLayer) makes.
+#[derive(Clone, Debug)]
+pub struct Graceful<S> {
+    pub(super) inner: S,
+    pub(super) drain: Drain,
+    pub(super) options: Arc<Options>,
+}
+
+impl<S, ReqBody, ResBody> Service<Request<ReqBody>> for Graceful<S>
+where
+    S: Service<Request<ReqBody>, Response = Response<ResBody>>,
+    ResBody: Body,
+{
+    type Response = Response<ResponseBody<ResBody>>;
+    type Error = S::Error;
+    type Future = ResponseFuture<S::Future>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, mut request: Request<ReqBody>) -> Self::Future {
+        // A server that counts this request has left its own drain here.
+        let counted = request.extensions().get::<Drain>();
+        let stopping = counted.unwrap_or(&self.drain).is_stopping();
+        if stopping && let Some(retry_after) = self.refusal(&request) {
+            if let Some(hook) = &self.options.hook {
+                hook(InFlightEvent::Refused);
+            }
+            return ResponseFuture::refused(retry_after, request.version());
+        }
+        let guard = counted.is_none().then(|| self.drain.guard());
+        // Such a connection outlives its request; its handler needs the drain to keep it counted.
+        if guard.is_some()
+            && (request.method() == Method::CONNECT || request.headers().contains_key(UPGRADE))
+        {
+            request.extensions_mut().insert(self.drain.clone());
+        }
+        let counted = Counted::new(guard, self.options.hook.as_ref());
+        ResponseFuture::new(self.inner.call(request), counted)
+    }
+}
+
+impl<S> Graceful<S> {
+    fn refusal<B>(&self, request: &Request<B>) -> Option<http::HeaderValue> {
+        let retry_after = self.options.refuse.as_ref()?;
+        let path = request.uri().path();
+        let exempt = self.options.exempt.iter().any(|exempt| **exempt == *path);
+        (!exempt).then(|| retry_after.clone())
+    }
+}
+
+/// What travels with a request from the call to the end of its response body.
+#[derive(Default)]
+pub(super) struct Counted {
+    guard: Option<DrainGuard>,
+    hook: Option<Hook>,
+}
+
+impl Counted {
+    fn new(guard: Option<DrainGuard>, hook: Option<&Hook>) -> Self {
+        if let Some(hook) = hook {
+            hook(InFlightEvent::Started);
+        }
+        Self { guard, hook: hook.cloned() }
+    }
+
+    /// Ends it before its owner is dropped.
+    pub(super) fn end(&mut self) {
+        self.guard = None;
+        if let Some(hook) = self.hook.take() {
+            hook(InFlightEvent::Finished);
+        }
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.end();
+    }
+}

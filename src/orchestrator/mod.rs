@@ -1,0 +1,3 @@
+//! Deciding: the master and its workers.
+
+pub(crate) mod state;
