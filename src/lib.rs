@@ -10,6 +10,8 @@ pub mod drain;
 mod error;
 #[cfg(feature = "serve")]
 pub mod listener;
+#[cfg(feature = "lru")]
+pub mod lru;
 #[cfg(feature = "serve")]
 mod orchestrator;
 #[cfg(feature = "serve")]

@@ -59,16 +59,3 @@ pub(crate) fn is_same(stored: &HeaderMap, length: u64, head: &HeaderMap) -> bool
     };
     tags && dates && lengths
 }
-
-/// Whether a 304 is about the stored response (section 4.3.3): a strong validator in it must be the stored
-/// one. A 304 without one answers the only validator that was sent.
-pub(crate) fn is_about(stored: &HeaderMap, update: &HeaderMap) -> bool {
-    let strong = |headers: &HeaderMap| {
-        let tag = headers.get(ETAG)?.as_bytes().to_vec();
-        EntityTag::parse(&tag).is_some_and(|tag| !tag.weak).then_some(tag)
-    };
-    match (strong(stored), strong(update)) {
-        (Some(stored), Some(update)) => stored == update,
-        _ => true,
-    }
-}

@@ -5,7 +5,8 @@ use std::borrow::Cow;
 use http::header::{ACCEPT_ENCODING, ACCEPT_LANGUAGE, CONTENT_LANGUAGE, VARY};
 use http::{HeaderMap, HeaderName};
 
-use super::field::{split, trim};
+use super::field::trim;
+use super::single;
 
 /// What a response says about the request fields that it was selected by.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -63,18 +64,18 @@ pub(crate) fn selection(vary: &Vary, request: &HeaderMap) -> Selection {
 
 /// Whether `request` selects the stored response, whose fields are `stored`.
 ///
-/// With `by_language` a stored response whose `Content-Language` is the one language that the request
-/// prefers before all others matches in `Accept-Language`, whatever the first request listed.
+/// A stored response whose `language` is the one that the request prefers before all others matches in
+/// `Accept-Language`, whatever the first request listed.
 pub(crate) fn selects(
     selection: &[(HeaderName, Option<Box<[u8]>>)],
-    stored: &HeaderMap,
+    language: Option<&[u8]>,
     request: &HeaderMap,
-    by_language: bool,
 ) -> bool {
     selection.iter().all(|(name, value)| {
         let presented = presented(request, name);
         presented.as_deref() == value.as_deref()
-            || (by_language && name == ACCEPT_LANGUAGE && is_preferred_language(stored, request))
+            || (name == ACCEPT_LANGUAGE
+                && language.is_some_and(|language| is_preferred_language(language, request)))
     })
 }
 
@@ -179,15 +180,16 @@ fn quality(value: &[u8]) -> Option<u16> {
     (thousandths <= 1000).then_some(thousandths)
 }
 
-fn is_preferred_language(stored: &HeaderMap, request: &HeaderMap) -> bool {
+fn is_preferred_language(language: &[u8], request: &HeaderMap) -> bool {
     let preferences = preferences(request, &ACCEPT_LANGUAGE);
-    let Some(first) = preferences.first() else {
-        return false;
-    };
-    let mut languages =
-        stored.get_all(CONTENT_LANGUAGE).iter().flat_map(|line| split(line.as_bytes()));
-    let only = languages.next();
-    languages.next().is_none() && only.is_some_and(|language| language.eq_ignore_ascii_case(first))
+    preferences.first().is_some_and(|first| language.eq_ignore_ascii_case(first))
+}
+
+/// The language of a response, where it is in one only.
+pub(crate) fn language(response: &HeaderMap) -> Option<&[u8]> {
+    single(response, CONTENT_LANGUAGE)
+        .map(trim)
+        .filter(|language| !language.is_empty() && !language.contains(&b','))
 }
 
 #[cfg(test)]
@@ -239,7 +241,7 @@ mod tests {
         let stored = map(&[("vary", vary)]);
         let vary = Vary::parse(&stored, &[]);
         let selection = selection(&vary, &map(first));
-        selects(&selection, &stored, &map(second), true)
+        selects(&selection, language(&stored), &map(second))
     }
 
     #[test]
@@ -353,11 +355,11 @@ mod tests {
         ];
         for (line, expected) in table {
             let request = map(&[("accept-language", line)]);
-            assert_eq!(selects(&selection, &stored, &request, true), expected, "{line}");
-            assert!(!selects(&selection, &stored, &request, false), "{line}");
+            assert_eq!(selects(&selection, language(&stored), &request), expected, "{line}");
+            assert!(!selects(&selection, None, &request), "{line}");
         }
         let two = map(&[("vary", "accept-language"), ("content-language", "de, en")]);
         let german = map(&[("accept-language", "de")]);
-        assert!(!selects(&selection, &two, &german, true));
+        assert!(!selects(&selection, language(&two), &german));
     }
 }
