@@ -15,17 +15,17 @@ use std::marker::PhantomData;
 use std::mem::{self, MaybeUninit};
 
 /// Slots of a chunk.
-const SLOTS: usize = 12;
-/// Where a chunk counts the entries that passed it by because it was full.
-const PASSED: usize = 12;
-/// Set in every tag, so that an empty slot equals no tag.
-const FULL: u8 = 0x80;
-/// Entries per hundred chunks: 62 % of the slots, where the cost of overflow is still small.
-const PER_HUNDRED_CHUNKS: u64 = 744;
+const SLOTS: usize = 15;
+/// The slots of a chunk, as bits.
+const ALL: u32 = (1 << SLOTS) - 1;
+/// Set in every slot that is filled, so that an empty one matches nothing.
+const FULL: u32 = 1 << 31;
+/// Entries per chunk when the index is full: few enough that hardly any finds its chunk full.
+const PER_CHUNK: usize = 8;
 /// End of the free list, and the mark of a free node.
 const NONE: u32 = u32::MAX;
-/// The highest number of nodes; the last few ids are marks.
-const MAX_NODES: usize = (u32::MAX - 8) as usize;
+/// The highest number of nodes: their ids leave the highest bit of a slot free.
+const MAX_NODES: usize = (FULL - 8) as usize;
 
 /// The first ghost list; lists below it hold values.
 pub(crate) const GHOSTS: usize = 2;
@@ -50,21 +50,21 @@ impl Id {
     }
 }
 
-/// A cache line of the index: twelve tags, the count of entries that passed by, twelve slots.
+/// A cache line of the index: fifteen slots, and how many entries passed by because it was full.
 ///
-/// A slot holds an id in its low bits and, in the bits above, as much of the hash as fits, so that nearly
-/// every false match of a tag ends here and not at a node.
+/// A slot holds an id in its low bits and, in the bits above, as much of the hash as fits, so that a whole
+/// line is searched at once and nearly nothing is found that is not the key.
 #[derive(Clone)]
 #[repr(C, align(64))]
 struct Chunk {
-    tags: [u8; 16],
     slots: [u32; SLOTS],
+    passed: u32,
 }
 
 impl Chunk {
     const EMPTY: Self = Self {
-        tags: [0; 16],
         slots: [0; SLOTS],
+        passed: 0,
     };
 
     #[inline(always)]
@@ -75,33 +75,24 @@ impl Chunk {
     }
 
     #[inline(always)]
-    fn fill(&mut self, at: u32, tag: u8, slot: u32) {
+    fn set(&mut self, at: u32, slot: u32) {
         debug_assert!((at as usize) < SLOTS);
         // SAFETY: `at` is the position of a bit in a mask of SLOTS bits.
-        *unsafe { self.tags.get_unchecked_mut(at as usize) } = tag;
-        // SAFETY: as above.
         *unsafe { self.slots.get_unchecked_mut(at as usize) } = slot;
-    }
-
-    #[inline(always)]
-    fn clear(&mut self, at: u32) {
-        debug_assert!((at as usize) < SLOTS);
-        // SAFETY: `at` is the position of a bit in a mask of SLOTS bits.
-        *unsafe { self.tags.get_unchecked_mut(at as usize) } = 0;
     }
 }
 
 #[cfg(all(target_arch = "x86_64", target_feature = "sse2"))]
 mod vector {
-    use super::Chunk;
+    use super::{ALL, Chunk};
     use std::arch::x86_64::{
-        __m128i, _mm_cmpeq_epi8, _mm_cmpeq_epi32, _mm_load_si128, _mm_movemask_epi8,
-        _mm_packs_epi16, _mm_packs_epi32, _mm_set1_epi8, _mm_set1_epi32, _mm_setzero_si128,
+        __m128i, _mm_and_si128, _mm_cmpeq_epi32, _mm_load_si128, _mm_movemask_epi8,
+        _mm_packs_epi16, _mm_packs_epi32, _mm_set1_epi32,
     };
 
     #[inline]
     #[target_feature(enable = "sse2")]
-    fn line(chunk: &Chunk, part: usize) -> __m128i {
+    fn part(chunk: &Chunk, part: usize) -> __m128i {
         debug_assert!(part < 4);
         let start = std::ptr::from_ref(chunk).cast::<__m128i>();
         // SAFETY: a chunk is four vectors long, and `part` is one of them.
@@ -110,37 +101,42 @@ mod vector {
         unsafe { _mm_load_si128(from) }
     }
 
+    /// The sign of each number of four vectors, as bits.
     #[inline]
     #[target_feature(enable = "sse2")]
-    fn matches_sse2(chunk: &Chunk, tag: u8) -> u32 {
-        let equal = _mm_cmpeq_epi8(line(chunk, 0), _mm_set1_epi8(tag.cast_signed()));
-        _mm_movemask_epi8(equal).cast_unsigned() & 0xFFF
+    fn signs(a: __m128i, b: __m128i, c: __m128i, d: __m128i) -> u32 {
+        let halves = _mm_packs_epi16(_mm_packs_epi32(a, b), _mm_packs_epi32(c, d));
+        _mm_movemask_epi8(halves).cast_unsigned()
+    }
+
+    #[inline]
+    #[target_feature(enable = "sse2")]
+    fn matches_sse2(chunk: &Chunk, want: u32, bits: u32) -> u32 {
+        let want = _mm_set1_epi32(want.cast_signed());
+        let bits = _mm_set1_epi32(bits.cast_signed());
+        let a = _mm_cmpeq_epi32(_mm_and_si128(part(chunk, 0), bits), want);
+        let b = _mm_cmpeq_epi32(_mm_and_si128(part(chunk, 1), bits), want);
+        let c = _mm_cmpeq_epi32(_mm_and_si128(part(chunk, 2), bits), want);
+        let d = _mm_cmpeq_epi32(_mm_and_si128(part(chunk, 3), bits), want);
+        signs(a, b, c, d) & ALL
     }
 
     #[inline]
     #[target_feature(enable = "sse2")]
     fn vacant_sse2(chunk: &Chunk) -> u32 {
-        !_mm_movemask_epi8(line(chunk, 0)).cast_unsigned() & 0xFFF
+        !signs(
+            part(chunk, 0),
+            part(chunk, 1),
+            part(chunk, 2),
+            part(chunk, 3),
+        ) & ALL
     }
 
-    #[inline]
-    #[target_feature(enable = "sse2")]
-    fn holds_sse2(chunk: &Chunk, slot: u32) -> u32 {
-        let want = _mm_set1_epi32(slot.cast_signed());
-        let a = _mm_cmpeq_epi32(line(chunk, 1), want);
-        let b = _mm_cmpeq_epi32(line(chunk, 2), want);
-        let c = _mm_cmpeq_epi32(line(chunk, 3), want);
-        let low = _mm_packs_epi32(a, b);
-        let high = _mm_packs_epi32(c, _mm_setzero_si128());
-        let equal = _mm_movemask_epi8(_mm_packs_epi16(low, high)).cast_unsigned();
-        equal & _mm_movemask_epi8(line(chunk, 0)).cast_unsigned() & 0xFFF
-    }
-
-    /// Slots whose tag equals `tag`.
+    /// Slots that equal `want` in these bits.
     #[inline(always)]
-    pub(super) fn matches(chunk: &Chunk, tag: u8) -> u32 {
+    pub(super) fn matches(chunk: &Chunk, want: u32, bits: u32) -> u32 {
         // SAFETY: this module is there only in builds whose every processor has SSE2.
-        unsafe { matches_sse2(chunk, tag) }
+        unsafe { matches_sse2(chunk, want, bits) }
     }
 
     /// Slots that hold nothing.
@@ -149,61 +145,27 @@ mod vector {
         // SAFETY: as in `matches`.
         unsafe { vacant_sse2(chunk) }
     }
-
-    /// Slots that hold exactly `slot`.
-    #[inline(always)]
-    pub(super) fn holds(chunk: &Chunk, slot: u32) -> u32 {
-        // SAFETY: as in `matches`.
-        unsafe { holds_sse2(chunk, slot) }
-    }
 }
 
 /// The same without vectors, for every other machine; tested against them.
 #[cfg(any(test, not(all(target_arch = "x86_64", target_feature = "sse2"))))]
 mod portable {
-    use super::{Chunk, FULL};
-
-    const LOW: u64 = u64::MAX / 255;
-    const HIGH: u64 = LOW << 7;
+    use super::Chunk;
 
     #[inline]
-    fn halves(chunk: &Chunk) -> [u64; 2] {
-        let word = |from: usize| {
-            let bytes: [u8; 8] = std::array::from_fn(|at| chunk.tags[from + at]);
-            u64::from_le_bytes(bytes)
-        };
-        [word(0), word(8)]
+    fn gather(chunk: &Chunk, is_in: impl Fn(u32) -> bool) -> u32 {
+        let slots = chunk.slots.iter().enumerate();
+        slots.fold(0, |found, (at, slot)| found | u32::from(is_in(*slot)) << at)
     }
 
-    /// The high bit of each byte, as one bit per byte.
     #[inline]
-    fn gather(high: u64) -> u32 {
-        ((high >> 7).wrapping_mul(0x0102_0408_1020_4080) >> 56) as u32
-    }
-
-    /// May report a full slot too much (its tag differs in the last bit), never an empty one.
-    #[inline]
-    pub(super) fn matches(chunk: &Chunk, tag: u8) -> u32 {
-        let [low, high] = halves(chunk).map(|word| {
-            let differ = word ^ (LOW * u64::from(tag));
-            gather(differ.wrapping_sub(LOW) & !differ & HIGH)
-        });
-        (low | high << 8) & 0xFFF
+    pub(super) fn matches(chunk: &Chunk, want: u32, bits: u32) -> u32 {
+        gather(chunk, |slot| slot & bits == want)
     }
 
     #[inline]
     pub(super) fn vacant(chunk: &Chunk) -> u32 {
-        let [low, high] = halves(chunk).map(|word| gather(!word & HIGH));
-        (low | high << 8) & 0xFFF
-    }
-
-    #[inline]
-    pub(super) fn holds(chunk: &Chunk, slot: u32) -> u32 {
-        let mut found = 0;
-        for (at, held) in chunk.slots.iter().enumerate() {
-            found |= u32::from(*held == slot && chunk.tags[at] & FULL != 0) << at;
-        }
-        found
+        gather(chunk, |slot| slot == 0)
     }
 }
 
@@ -224,28 +186,23 @@ struct Index {
 
 impl Index {
     fn for_nodes(nodes: usize) -> Self {
-        let chunks = (nodes as u64 * 100).div_ceil(PER_HUNDRED_CHUNKS).max(1);
         let id_bits = usize::BITS - (nodes + LISTS).leading_zeros();
         Self {
-            chunks: vec![Chunk::EMPTY; chunks as usize].into_boxed_slice(),
-            hash_bits: u32::MAX.checked_shl(id_bits).unwrap_or(0),
+            chunks: vec![Chunk::EMPTY; nodes.div_ceil(PER_CHUNK).max(1)].into_boxed_slice(),
+            hash_bits: u32::MAX << id_bits,
             exact: true,
         }
     }
 
+    /// What a slot of this hash has in its high bits.
     #[inline(always)]
-    fn tag(hash: u64) -> u8 {
-        hash as u8 | FULL
-    }
-
-    #[inline(always)]
-    fn slot(&self, hash: u64, id: u32) -> u32 {
-        hash as u32 & self.hash_bits | id
+    fn mark(&self, hash: u64) -> u32 {
+        (hash as u32 | FULL) & self.hash_bits
     }
 
     #[inline(always)]
     fn home(&self, hash: u64) -> usize {
-        (((hash >> 32) * self.chunks.len() as u64) >> 32) as usize
+        ((u128::from(hash) * self.chunks.len() as u128) >> 64) as usize
     }
 
     #[inline(always)]
@@ -273,23 +230,20 @@ impl Index {
 
     #[inline(always)]
     fn find(&self, hash: u64, mut is_it: impl FnMut(u32) -> bool) -> Option<u32> {
-        let tag = Self::tag(hash);
+        let mark = self.mark(hash);
         let home = self.home(hash);
         let mut at = home;
         loop {
             let chunk = self.chunk(at);
-            let mut candidates = vector::matches(chunk, tag);
+            let mut candidates = vector::matches(chunk, mark, self.hash_bits);
             while candidates != 0 {
-                let slot = chunk.slot(candidates.trailing_zeros());
-                if (slot ^ hash as u32) & self.hash_bits == 0 {
-                    let id = slot & !self.hash_bits;
-                    if is_it(id) {
-                        return Some(id);
-                    }
+                let id = chunk.slot(candidates.trailing_zeros()) & !self.hash_bits;
+                if is_it(id) {
+                    return Some(id);
                 }
                 candidates &= candidates - 1;
             }
-            if chunk.tags[PASSED] == 0 {
+            if chunk.passed == 0 {
                 return None;
             }
             // In a small index every chunk may have been passed by: one round is enough.
@@ -303,28 +257,28 @@ impl Index {
     /// The caller has checked that there are fewer entries than the index was made for, hence a vacant slot.
     #[inline(always)]
     fn insert(&mut self, hash: u64, id: u32) {
-        let slot = self.slot(hash, id);
+        let slot = self.mark(hash) | id;
         let mut at = self.home(hash);
         loop {
-            let vacant = vector::vacant(self.chunk(at));
+            let chunk = self.chunk_mut(at);
+            let vacant = vector::vacant(chunk);
             if vacant != 0 {
-                self.chunk_mut(at)
-                    .fill(vacant.trailing_zeros(), Self::tag(hash), slot);
+                chunk.set(vacant.trailing_zeros(), slot);
                 return;
             }
-            let passed = &mut self.chunk_mut(at).tags[PASSED];
-            *passed = passed.saturating_add(1);
+            chunk.passed += 1;
             at = self.after(at);
         }
     }
 
     #[inline(always)]
     fn remove(&mut self, hash: u64, id: u32) {
-        let slot = self.slot(hash, id);
+        let slot = self.mark(hash) | id;
         let home = self.home(hash);
-        let found = vector::holds(self.chunk(home), slot);
+        let chunk = self.chunk_mut(home);
+        let found = vector::matches(chunk, slot, u32::MAX);
         if found != 0 {
-            self.chunk_mut(home).clear(found.trailing_zeros());
+            chunk.set(found.trailing_zeros(), 0);
         } else {
             self.remove_passed(home, slot, id);
         }
@@ -336,24 +290,21 @@ impl Index {
     fn remove_passed(&mut self, home: usize, slot: u32, id: u32) {
         let mut at = home;
         loop {
-            let found = vector::holds(self.chunk(at), slot);
-            if found != 0 {
-                self.chunk_mut(at).clear(found.trailing_zeros());
-                break;
-            }
-            let passed = self.chunk(at).tags[PASSED];
+            let passed = self.chunk(at).passed;
             at = self.after(at);
             if passed == 0 || at == home {
                 return self.remove_lost(id);
             }
+            let chunk = self.chunk_mut(at);
+            let found = vector::matches(chunk, slot, u32::MAX);
+            if found != 0 {
+                chunk.set(found.trailing_zeros(), 0);
+                break;
+            }
         }
         let mut passed = home;
         while passed != at {
-            let count = &mut self.chunk_mut(passed).tags[PASSED];
-            // A full count no longer knows how many passed, so it stays.
-            if *count != u8::MAX {
-                *count -= 1;
-            }
+            self.chunk_mut(passed).passed -= 1;
             passed = self.after(passed);
         }
     }
@@ -361,11 +312,10 @@ impl Index {
     /// Removes an entry whose hash has changed since it came: its key lies.
     #[cold]
     fn remove_lost(&mut self, id: u32) {
-        let id_bits = !self.hash_bits;
         for chunk in &mut self.chunks {
-            for at in 0..SLOTS {
-                if chunk.tags[at] != 0 && chunk.slots[at] & id_bits == id {
-                    chunk.tags[at] = 0;
+            for slot in &mut chunk.slots {
+                if *slot & FULL != 0 && *slot & !self.hash_bits == id {
+                    *slot = 0;
                     self.exact = false;
                     return;
                 }
@@ -426,8 +376,7 @@ pub(crate) struct Store<K, V> {
 
 impl<K, V> Store<K, V> {
     /// Bytes that an entry takes, its key and value included.
-    pub(crate) const ENTRY: usize =
-        size_of::<Node<K, V>>() + (size_of::<Chunk>() * 100).div_ceil(PER_HUNDRED_CHUNKS as usize);
+    pub(crate) const ENTRY: usize = size_of::<Node<K, V>>() + size_of::<Chunk>() / PER_CHUNK;
 
     pub(crate) fn new(lists: usize) -> Self {
         debug_assert!((1..=LISTS).contains(&lists));
@@ -811,16 +760,16 @@ impl<K, V> Store<K, V> {
 
     fn validate_index(&self, count: usize, hash: Option<&dyn Fn(&K) -> u64>) {
         let index = &self.index;
-        let mut passed = vec![0_usize; index.chunks.len()];
+        let mut passed = vec![0; index.chunks.len()];
         let mut seen = vec![false; self.nodes.len()];
-        let mut slots = 0;
+        let mut filled = 0;
         for (at, chunk) in index.chunks.iter().enumerate() {
-            for slot in 0..SLOTS {
-                if chunk.tags[slot] == 0 {
+            for slot in chunk.slots {
+                if slot == 0 {
                     continue;
                 }
-                slots += 1;
-                let id = chunk.slots[slot] & !index.hash_bits;
+                filled += 1;
+                let id = slot & !index.hash_bits;
                 assert!(
                     id >= self.lists && !self.is_free(id),
                     "the index names a free node"
@@ -831,8 +780,7 @@ impl<K, V> Store<K, V> {
                 );
                 let Some(hash) = hash else { continue };
                 let hash = hash(self.key(Id(id)));
-                assert_eq!(chunk.tags[slot], Index::tag(hash), "a tag disagrees");
-                assert_eq!(chunk.slots[slot], index.slot(hash, id), "a slot disagrees");
+                assert_eq!(slot, index.mark(hash) | id, "a slot disagrees");
                 let mut from = index.home(hash);
                 while from != at {
                     passed[from] += 1;
@@ -840,20 +788,13 @@ impl<K, V> Store<K, V> {
                 }
             }
         }
-        assert_eq!(slots, count, "index and lists disagree");
-        if hash.is_some() {
-            for (chunk, passed) in index.chunks.iter().zip(passed) {
-                let count = usize::from(chunk.tags[PASSED]);
-                assert!(
-                    count >= passed.min(255),
-                    "a chunk was passed more often than it knows"
-                );
-                let known = index.exact && count < 255;
-                assert!(
-                    !known || count == passed,
-                    "a chunk counts entries that have left"
-                );
-            }
+        assert_eq!(filled, count, "index and lists disagree");
+        if hash.is_some() && index.exact {
+            let counts = index.chunks.iter().map(|chunk| chunk.passed);
+            assert!(
+                counts.eq(passed),
+                "a chunk counts others than those who passed it"
+            );
         }
     }
 }
