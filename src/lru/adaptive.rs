@@ -93,14 +93,14 @@ impl Rules for Adaptive {
         }
     }
 
-    fn admit<K: Hash + Eq, V, S: BuildHasher>(
+    fn admit<K: Hash + Eq, V, S: BuildHasher, T: Sink<K, V>>(
         &mut self,
         core: &mut Core<K, V, S>,
         hash: u64,
         key: K,
         value: V,
         weight: usize,
-        sink: &mut impl Sink<K, V>,
+        sink: &mut T,
     ) -> Id {
         self.make_room(core, weight, None, Cause::Capacity, sink);
         // One ghost of each list at most, as golang-lru does: a list that is too long shortens slowly.

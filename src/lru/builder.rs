@@ -138,6 +138,7 @@ impl<K, V, P: Policy, S> Builder<K, V, P, S> {
         if P::EXPIRES {
             core.wheel = Some(Box::new(Wheel::new()));
         }
+        core.settle();
         Cache {
             core,
             policy: self.policy,

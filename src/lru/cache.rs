@@ -3,9 +3,10 @@
 use std::borrow::Borrow;
 use std::fmt;
 use std::hash::{BuildHasher, Hash};
+use std::mem;
 
 use super::builder::Builder;
-use super::core::{Cause, Core, Sink};
+use super::core::{Cause, Core, Discard, Sink};
 use super::entry::{Entry, OccupiedEntry, VacantEntry};
 use super::error::CapacityError;
 use super::hasher::RandomState;
@@ -199,6 +200,14 @@ impl<K: Hash + Eq, V, P: Policy, S: BuildHasher> Cache<K, V, P, S> {
     /// What has to go for it, or the entry itself when it cannot be held, goes to the listener.
     #[inline]
     pub fn insert(&mut self, key: K, value: V) -> Option<V> {
+        if self.core.is_plain() {
+            return self.write_now(key, value, &mut Discard).1;
+        }
+        self.insert_and_report(key, value)
+    }
+
+    #[inline(never)]
+    fn insert_and_report(&mut self, key: K, value: V) -> Option<V> {
         let mut sink = self.core.report();
         self.write_now(key, value, &mut sink).1
     }
@@ -524,15 +533,19 @@ impl<K: Hash + Eq, V, P: Policy, S: BuildHasher> Cache<K, V, P, S> {
 
     /// Writes an entry: where it is now, unless it cannot be held, and the previous value.
     #[inline(always)]
-    pub(crate) fn write(
+    pub(crate) fn write<T: Sink<K, V>>(
         &mut self,
         hash: u64,
         key: K,
         value: V,
         deadline: u64,
-        sink: &mut impl Sink<K, V>,
+        sink: &mut T,
     ) -> (Option<Id>, Option<V>) {
-        let weight = self.core.weigh(&key, &value);
+        let weight = if T::PLAIN {
+            1
+        } else {
+            self.core.weigh(&key, &value)
+        };
         if P::EXPIRES {
             self.sweep(SWEEP, sink);
             self.core.deadline = deadline;
@@ -562,6 +575,23 @@ impl<K: Hash + Eq, V, P: Policy, S: BuildHasher> Cache<K, V, P, S> {
             return (Some(id), None);
         }
         self.policy.touch(&mut self.core, id);
+        if T::PLAIN {
+            let previous = mem::replace(self.core.store.value_mut(id), value);
+            return (Some(id), Some(previous));
+        }
+        self.rewrite(id, hash, key, value, weight, sink)
+    }
+
+    /// Writes another value, perhaps of another weight, to an entry that was just touched.
+    fn rewrite(
+        &mut self,
+        id: Id,
+        hash: u64,
+        key: K,
+        value: V,
+        weight: usize,
+        sink: &mut impl Sink<K, V>,
+    ) -> (Option<Id>, Option<V>) {
         if self
             .core
             .fits(weight.saturating_sub(self.core.weight_of(id)))
@@ -696,6 +726,7 @@ impl<K: Hash + Eq + Clone, V: Clone, P: Policy, S: BuildHasher + Clone> Clone
         core.weigher = self.core.weigher.clone();
         core.listener = self.core.listener.clone();
         core.wheel = P::EXPIRES.then(|| Box::new(Wheel::new()));
+        core.settle();
         core.copy_entries(&self.core, P::LISTS, self.policy.most(self.core.capacity));
         Self {
             core,

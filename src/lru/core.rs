@@ -39,6 +39,9 @@ pub enum Cause {
 
 /// Takes what leaves the cache. The structure is consistent whenever it is called, so it may run user code.
 pub trait Sink<K, V> {
+    /// There is no listener, no weigher and no time: nothing beside the store needs a look.
+    const PLAIN: bool = false;
+
     fn entry(&mut self, key: K, value: V, cause: Cause);
 
     /// The value left, and the key stays behind as a ghost.
@@ -59,6 +62,19 @@ impl<K, V> Clone for Listener<K, V> {
             clone_key: self.clone_key,
         }
     }
+}
+
+/// Drops what leaves, in a cache that is plain.
+pub(crate) struct Discard;
+
+impl<K, V> Sink<K, V> for Discard {
+    const PLAIN: bool = true;
+
+    #[inline(always)]
+    fn entry(&mut self, _: K, _: V, _: Cause) {}
+
+    #[inline(always)]
+    fn ghost(&mut self, _: &K, _: V, _: Cause) {}
 }
 
 /// Tells the listener at once, if there is one, and drops otherwise.
@@ -97,6 +113,7 @@ pub struct Core<K, V, S> {
     /// The list of each node, where there are several.
     tags: Vec<u8>,
     many: bool,
+    plain: bool,
     counts: [usize; LISTS],
     sizes: [usize; LISTS],
     pub(crate) weigher: Option<Weigher<K, V>>,
@@ -116,6 +133,7 @@ impl<K, V, S> Core<K, V, S> {
             capacity,
             tags: Vec::new(),
             many: lists > 1,
+            plain: true,
             counts: [0; LISTS],
             sizes: [0; LISTS],
             weigher: None,
@@ -178,6 +196,17 @@ impl<K, V, S> Core<K, V, S> {
         self.weigher
             .as_ref()
             .map_or(1, |weigher| weigher(key, value))
+    }
+
+    /// Whether [`Discard`] will do.
+    #[inline(always)]
+    pub(crate) fn is_plain(&self) -> bool {
+        self.plain
+    }
+
+    /// To be called when a weigher, a listener or a wheel was set.
+    pub(crate) fn settle(&mut self) {
+        self.plain = self.weigher.is_none() && self.listener.is_none() && self.wheel.is_none();
     }
 
     #[inline(always)]
@@ -244,10 +273,16 @@ impl<K, V, S> Core<K, V, S> {
     pub(crate) fn revive(&mut self, id: Id, list: usize, value: V, weight: usize) {
         self.leave(id);
         self.enter(id, list, weight);
+        self.set_deadline(id);
+        self.store.revive(id, list, value);
+    }
+
+    /// The entry was written anew.
+    #[inline(always)]
+    pub(crate) fn set_deadline(&mut self, id: Id) {
         if let Some(wheel) = &mut self.wheel {
             wheel.set(id, self.deadline);
         }
-        self.store.revive(id, list, value);
     }
 
     /// Writes another value in place.
@@ -259,9 +294,7 @@ impl<K, V, S> Core<K, V, S> {
             self.sizes[list] = self.sizes[list] - old + weight;
             self.weights[id.index()] = weight;
         }
-        if let Some(wheel) = &mut self.wheel {
-            wheel.set(id, self.deadline);
-        }
+        self.set_deadline(id);
         std::mem::replace(self.store.value_mut(id), value)
     }
 
@@ -371,9 +404,7 @@ impl<K: Hash + Eq, V, S: BuildHasher> Core<K, V, S> {
         self.make_room(most);
         let id = self.store.insert(list, hash, key, value);
         self.enter(id, list, weight);
-        if let Some(wheel) = &mut self.wheel {
-            wheel.set(id, self.deadline);
-        }
+        self.set_deadline(id);
         id
     }
 
@@ -411,15 +442,9 @@ impl<K: Hash + Eq, V, S: BuildHasher> Core<K, V, S> {
 
     /// Puts a new entry in the place of the oldest one of the only list, where every entry weighs 1.
     #[inline(always)]
-    pub(crate) fn reuse_oldest(&mut self, hash: u64, key: K, value: V) -> Option<(Id, K, V)> {
-        let id = self.store.oldest(RECENT)?;
+    pub(crate) fn reuse_oldest(&mut self, id: Id, hash: u64, key: K, value: V) -> (K, V) {
         let old_hash = self.hash_of(id);
-        self.store.prefetch_newer(id);
-        let (key, value) = self.store.reuse(id, RECENT, old_hash, hash, key, value);
-        if let Some(wheel) = &mut self.wheel {
-            wheel.set(id, self.deadline);
-        }
-        Some((id, key, value))
+        self.store.reuse(id, RECENT, old_hash, hash, key, value)
     }
 
     /// Takes out an entry that is no ghost.

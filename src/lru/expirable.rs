@@ -149,14 +149,14 @@ impl<P: Policy> Rules for Expiring<P> {
         self.policy.make_room(core, weight, revived, cause, sink);
     }
 
-    fn admit<K: Hash + Eq, V, S: BuildHasher>(
+    fn admit<K: Hash + Eq, V, S: BuildHasher, T: Sink<K, V>>(
         &mut self,
         core: &mut Core<K, V, S>,
         hash: u64,
         key: K,
         value: V,
         weight: usize,
-        sink: &mut impl Sink<K, V>,
+        sink: &mut T,
     ) -> Id {
         self.policy.admit(core, hash, key, value, weight, sink)
     }

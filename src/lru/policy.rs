@@ -77,14 +77,14 @@ pub trait Rules: Sized {
     );
 
     /// A key that the store does not hold comes in; it is no heavier than the capacity.
-    fn admit<K: Hash + Eq, V, S: BuildHasher>(
+    fn admit<K: Hash + Eq, V, S: BuildHasher, T: Sink<K, V>>(
         &mut self,
         core: &mut Core<K, V, S>,
         hash: u64,
         key: K,
         value: V,
         weight: usize,
-        sink: &mut impl Sink<K, V>,
+        sink: &mut T,
     ) -> Id {
         self.make_room(core, weight, None, Cause::Capacity, sink);
         core.push(RECENT, hash, key, value, weight, self.most(core.capacity))
@@ -151,22 +151,26 @@ impl Rules for Lru {
     }
 
     #[inline(always)]
-    fn admit<K: Hash + Eq, V, S: BuildHasher>(
+    fn admit<K: Hash + Eq, V, S: BuildHasher, T: Sink<K, V>>(
         &mut self,
         core: &mut Core<K, V, S>,
         hash: u64,
         key: K,
         value: V,
         weight: usize,
-        sink: &mut impl Sink<K, V>,
+        sink: &mut T,
     ) -> Id {
         // Full of entries that weigh 1: the new one takes the node of the oldest.
-        if core.weigher.is_none() && core.len() == core.capacity {
-            if let Some((id, old_key, old_value)) = core.reuse_oldest(hash, key, value) {
-                sink.entry(old_key, old_value, Cause::Capacity);
-                return id;
+        if (T::PLAIN || core.weigher.is_none())
+            && core.count(RECENT) == core.capacity
+            && let Some(id) = core.store.oldest(RECENT)
+        {
+            let (old_key, old_value) = core.reuse_oldest(id, hash, key, value);
+            if !T::PLAIN {
+                core.set_deadline(id);
             }
-            unreachable!("a full cache with a capacity above 0 has an oldest entry");
+            sink.entry(old_key, old_value, Cause::Capacity);
+            return id;
         }
         self.make_room(core, weight, None, Cause::Capacity, sink);
         core.push(RECENT, hash, key, value, weight, core.capacity)
@@ -277,14 +281,14 @@ impl Rules for AnyPolicy {
         each!(self, policy => policy.make_room(core, weight, revived, cause, sink));
     }
 
-    fn admit<K: Hash + Eq, V, S: BuildHasher>(
+    fn admit<K: Hash + Eq, V, S: BuildHasher, T: Sink<K, V>>(
         &mut self,
         core: &mut Core<K, V, S>,
         hash: u64,
         key: K,
         value: V,
         weight: usize,
-        sink: &mut impl Sink<K, V>,
+        sink: &mut T,
     ) -> Id {
         each!(self, policy => policy.admit(core, hash, key, value, weight, sink))
     }

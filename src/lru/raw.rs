@@ -531,6 +531,7 @@ impl<K, V> Store<K, V> {
         debug_assert!(!self.is_free(id.0) && list < GHOSTS);
         self.index.remove(old_hash, id.0);
         self.index.insert(hash, id.0);
+        self.prefetch_newer(id);
         self.move_to_front(id, list);
         let node = self.node_mut(id.0);
         let key = mem::replace(&mut node.key, MaybeUninit::new(key));
