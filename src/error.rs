@@ -1,6 +1,6 @@
 use std::{borrow::Cow, fmt, io};
 
-type BoxError = Box<dyn std::error::Error + Send + Sync>;
+pub(crate) type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// Why a server could not start, or how it ended.
 ///

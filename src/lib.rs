@@ -1,6 +1,7 @@
 //! Zero-downtime HTTP servers: axum and tower services that reload, stop and crash without losing a
 //! request.
 #![cfg_attr(docsrs, feature(doc_cfg))]
+#![warn(clippy::exit, clippy::print_stderr, clippy::print_stdout)]
 
 #[cfg(feature = "cache")]
 pub mod cache;
@@ -9,6 +10,8 @@ pub mod drain;
 #[cfg(feature = "serve")]
 mod error;
 #[cfg(feature = "serve")]
+mod handle;
+#[cfg(feature = "serve")]
 pub mod listener;
 #[cfg(feature = "lru")]
 pub mod lru;
@@ -16,12 +19,23 @@ pub mod lru;
 mod orchestrator;
 #[cfg(feature = "serve")]
 mod process;
+#[cfg(feature = "serve")]
+mod serve;
+#[cfg(feature = "serve")]
+mod server;
+
+#[cfg(feature = "serve")]
+pub(crate) use error::BoxError;
 
 #[cfg(feature = "layer")]
 #[doc(inline)]
 pub use drain::{Drain, DrainGuard, GracefulLayer};
 #[cfg(feature = "serve")]
-pub use error::Error;
-#[cfg(feature = "serve")]
 #[doc(inline)]
-pub use listener::Listeners;
+pub use {
+    error::Error,
+    handle::Handle,
+    listener::Listeners,
+    orchestrator::{Signal, Started},
+    serve::{Apps, Built, One, Serve, Server, Several, serve, serve_with},
+};

@@ -7,29 +7,40 @@ use std::{
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 
-use super::service::Counted;
+use super::InFlight;
 
 pin_project! {
     /// A response body that keeps its request in flight until it has ended, failed or was dropped.
-    pub struct ResponseBody<B> {
+    pub struct ResponseBody<B, G = InFlight> {
         // Nothing: the answer of a refusal.
         #[pin]
         inner: Option<B>,
-        counted: Counted,
+        guard: Option<G>,
     }
 }
 
-impl<B> ResponseBody<B> {
-    pub(super) fn new(inner: B, counted: Counted) -> Self {
-        Self { inner: Some(inner), counted }
+impl<B, G> ResponseBody<B, G> {
+    pub(crate) fn new(inner: B, guard: Option<G>) -> Self {
+        Self { inner: Some(inner), guard }
     }
 
-    pub(super) fn empty() -> Self {
-        Self { inner: None, counted: Counted::default() }
+    pub(crate) fn empty() -> Self {
+        Self { inner: None, guard: None }
     }
 }
 
-impl<B: Body> Body for ResponseBody<B> {
+#[cfg(feature = "serve")]
+impl<B, G> ResponseBody<B, G> {
+    pub(crate) fn guard(&self) -> Option<&G> {
+        self.guard.as_ref()
+    }
+
+    pub(crate) fn take_guard(&mut self) -> Option<G> {
+        self.guard.take()
+    }
+}
+
+impl<B: Body, G> Body for ResponseBody<B, G> {
     type Data = B::Data;
     type Error = B::Error;
 
@@ -43,7 +54,7 @@ impl<B: Body> Body for ResponseBody<B> {
         };
         let frame = ready!(inner.poll_frame(cx));
         if !matches!(frame, Some(Ok(_))) {
-            this.counted.end();
+            *this.guard = None;
         }
         Poll::Ready(frame)
     }
@@ -57,13 +68,13 @@ impl<B: Body> Body for ResponseBody<B> {
     }
 }
 
-impl<B: Default> Default for ResponseBody<B> {
+impl<B: Default, G> Default for ResponseBody<B, G> {
     fn default() -> Self {
-        Self::new(B::default(), Counted::default())
+        Self::new(B::default(), None)
     }
 }
 
-impl<B> fmt::Debug for ResponseBody<B> {
+impl<B, G> fmt::Debug for ResponseBody<B, G> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ResponseBody").finish_non_exhaustive()
     }

@@ -12,7 +12,7 @@ use http::{
 use http_body::Body;
 use pin_project_lite::pin_project;
 
-use super::{ResponseBody, service::Counted};
+use super::{InFlight, ResponseBody};
 
 pin_project! {
     /// The response future of [`Graceful`](super::Graceful).
@@ -26,14 +26,14 @@ pin_project! {
 pin_project! {
     #[project = StateProj]
     enum State<F> {
-        Called { #[pin] future: F, counted: Counted },
+        Called { #[pin] future: F, guard: Option<InFlight> },
         Refused { retry_after: Option<HeaderValue>, version: Version },
     }
 }
 
 impl<F> ResponseFuture<F> {
-    pub(super) fn new(future: F, counted: Counted) -> Self {
-        Self { state: State::Called { future, counted } }
+    pub(super) fn new(future: F, guard: Option<InFlight>) -> Self {
+        Self { state: State::Called { future, guard } }
     }
 
     pub(super) fn refused(retry_after: HeaderValue, version: Version) -> Self {
@@ -50,10 +50,10 @@ where
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         match self.project().state.project() {
-            StateProj::Called { future, counted } => {
+            StateProj::Called { future, guard } => {
                 let response = ready!(future.poll(cx))?;
-                let counted = std::mem::take(counted);
-                Poll::Ready(Ok(response.map(|body| ResponseBody::new(body, counted))))
+                let guard = guard.take();
+                Poll::Ready(Ok(response.map(|body| ResponseBody::new(body, guard))))
             }
             StateProj::Refused { retry_after, version } => {
                 let mut response = Response::new(ResponseBody::empty());

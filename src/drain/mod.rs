@@ -17,7 +17,7 @@ pub use self::{
     body::ResponseBody,
     future::ResponseFuture,
     layer::{GracefulLayer, InFlightEvent},
-    service::Graceful,
+    service::{Graceful, InFlight},
     tracker::{Drain, DrainGuard},
 };
 

@@ -1,4 +1,5 @@
 use std::{
+    fmt,
     sync::Arc,
     task::{Context, Poll},
 };
@@ -50,8 +51,8 @@ where
         {
             request.extensions_mut().insert(self.drain.clone());
         }
-        let counted = Counted::new(guard, self.options.hook.as_ref());
-        ResponseFuture::new(self.inner.call(request), counted)
+        let guard = InFlight::start(guard, self.options.hook.as_ref());
+        ResponseFuture::new(self.inner.call(request), guard)
     }
 }
 
@@ -64,32 +65,34 @@ impl<S> Graceful<S> {
     }
 }
 
-/// What travels with a request from the call to the end of its response body.
-#[derive(Default)]
-pub(super) struct Counted {
+/// One request in flight, from the call to the end of its response body.
+#[must_use = "dropping it says that the request has ended"]
+pub struct InFlight {
     guard: Option<DrainGuard>,
     hook: Option<Hook>,
 }
 
-impl Counted {
-    fn new(guard: Option<DrainGuard>, hook: Option<&Hook>) -> Self {
+impl InFlight {
+    /// `None` where nobody counts and nobody listens.
+    fn start(guard: Option<DrainGuard>, hook: Option<&Hook>) -> Option<Self> {
         if let Some(hook) = hook {
             hook(InFlightEvent::Started);
         }
-        Self { guard, hook: hook.cloned() }
+        (guard.is_some() || hook.is_some()).then(|| Self { guard, hook: hook.cloned() })
     }
+}
 
-    /// Ends it before its owner is dropped.
-    pub(super) fn end(&mut self) {
+impl Drop for InFlight {
+    fn drop(&mut self) {
         self.guard = None;
-        if let Some(hook) = self.hook.take() {
+        if let Some(hook) = &self.hook {
             hook(InFlightEvent::Finished);
         }
     }
 }
 
-impl Drop for Counted {
-    fn drop(&mut self) {
-        self.end();
+impl fmt::Debug for InFlight {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("InFlight")
     }
 }

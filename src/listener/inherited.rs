@@ -231,4 +231,9 @@ impl Listeners {
     pub(crate) fn into_inherited(self) -> Vec<Inherited> {
         self.inherited
     }
+
+    /// Listens on every inherited socket.
+    pub(crate) fn into_listeners(self) -> Result<Vec<Listener>, Error> {
+        self.inherited.into_iter().map(|entry| Listener::open(entry.socket, None)).collect()
+    }
 }

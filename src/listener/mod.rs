@@ -14,6 +14,7 @@ pub use self::{
     stream::{Listener, Peer, Stream, UnixPeer},
 };
 pub(crate) use self::{
-    bind::{Bound, bind},
+    bind::{Bound, SocketFile, bind},
     inherited::{Inherited, Socket},
+    stream::{AcceptError, EXHAUSTED_PAUSE},
 };

@@ -101,6 +101,29 @@ impl Listener {
             }
         })
     }
+
+    /// Accepts what is in the backlog at this moment, asked of the kernel itself: the runtime may not
+    /// know of it yet.
+    pub(crate) fn accept_now(&self) -> io::Result<Option<(Stream, Peer)>> {
+        let listener = match &self.inner {
+            Inner::Tcp(listener) => socket2::SockRef::from(listener),
+            Inner::Unix(listener) => socket2::SockRef::from(listener),
+        };
+        let (socket, address) = match listener.accept() {
+            Ok(accepted) => accepted,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        socket.set_nonblocking(true)?;
+        Ok(Some(match address.as_socket() {
+            Some(address) => (Stream::Tcp(TcpStream::from_std(socket.into())?), Peer::Tcp(address)),
+            None => {
+                let stream = UnixStream::from_std(socket.into())?;
+                let peer = Peer::Unix(UnixPeer::of(&stream));
+                (Stream::Unix(stream), peer)
+            }
+        }))
+    }
 }
 
 /// What can be done about an error of `accept`.

@@ -57,15 +57,11 @@ impl Program {
             .env(CONTROL, format!("{number}:{}", std::process::id()))
             // A group of its own: Ctrl-C and the end of a terminal reach the master only.
             .process_group(0);
-        // SAFETY: the closure runs between fork and exec. It makes one system call on a descriptor
-        // that stays open until `spawn` returns, and allocates, locks and panics nowhere.
-        unsafe {
-            command.pre_exec(move || {
-                // SAFETY: `control` lives in the parent until after the fork, so its copy is open.
-                let control = BorrowedFd::borrow_raw(number);
-                fd::set_cloexec(control, false)
-            });
-        }
+        // SAFETY: `control` lives until after the fork, and the child's copy until its exec.
+        let inherited = unsafe { BorrowedFd::borrow_raw(number) };
+        // SAFETY: the closure runs between fork and exec. It makes one system call and allocates,
+        // locks and panics nowhere.
+        unsafe { command.pre_exec(move || fd::set_cloexec(inherited, false)) };
         let child = tokio::process::Command::from(command).spawn()?;
         drop(control);
         Ok(child)

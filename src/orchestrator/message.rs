@@ -1,0 +1,101 @@
+//! What the master and a worker say to each other. Unknown messages and unknown fields are ignored,
+//! so that either side may be newer.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::server::CutRequest;
+
+/// Changes when an old and a new process could no longer understand each other.
+pub(crate) const VERSION: u32 = 1;
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub(crate) enum ToMaster {
+    /// The first message.
+    Hello {
+        version: u32,
+        crate_version: String,
+    },
+    /// Asks for the `nth` socket that listens on an address (several may be port 0).
+    Listen {
+        address: String,
+        nth: u32,
+    },
+    /// Asks for every socket that the master was started with.
+    Inherited,
+    /// It accepts connections.
+    Ready,
+    /// It cannot become ready, and why.
+    Failed {
+        reason: String,
+    },
+    /// The answer to a ping.
+    Status {
+        in_flight: usize,
+        connections: usize,
+    },
+    /// A handler asks for a new generation, or for the end.
+    Reload,
+    Stop,
+    /// The last message: everything has ended but for these.
+    Drained {
+        cut: Vec<CutRequest>,
+    },
+    #[serde(other)]
+    Unknown,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub(crate) enum ToWorker {
+    /// The answer to hello.
+    Welcome {
+        version: u32,
+        generation: u64,
+    },
+    /// The sockets asked for; they come with the message.
+    Listeners,
+    /// There is no such socket, and why.
+    Refused {
+        reason: String,
+    },
+    /// Stop accepting, keep everything else.
+    Pause,
+    Resume,
+    /// Come to an end.
+    Drain(DrainOrder),
+    /// End now.
+    Cut,
+    Ping,
+    #[serde(other)]
+    Unknown,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct DrainOrder {
+    /// Whether another worker accepts on the same sockets.
+    pub(crate) successor: bool,
+    /// Keep accepting for this long, already not ready.
+    pub(crate) delay: Duration,
+    /// How long a connection with nothing in flight may wait for one more request.
+    pub(crate) idle_grace: Duration,
+    /// After the delay: until everything has ended.
+    pub(crate) timeout: Duration,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn unknown_messages_and_fields_are_ignored() {
+        let parse = |text| serde_json::from_str::<ToWorker>(text).unwrap();
+        assert_eq!(parse(r#"{"type":"dance","with":[1,2]}"#), ToWorker::Unknown);
+        assert_eq!(parse(r#"{"type":"ping","new":true}"#), ToWorker::Ping);
+        let welcome = r#"{"type":"welcome","version":1,"generation":3,"colour":"red"}"#;
+        assert_eq!(parse(welcome), ToWorker::Welcome { version: 1, generation: 3 });
+        assert!(serde_json::from_str::<ToWorker>(r#"{"type":"welcome"}"#).is_err());
+    }
+}

@@ -1,0 +1,88 @@
+use std::{fmt, sync::Arc, time::Duration};
+
+use super::{Signal, state::Limits};
+
+/// How the master and its workers behave; the methods of `Serve` document each.
+#[derive(Clone)]
+pub(crate) struct Options {
+    pub(crate) reload_signals: Vec<Signal>,
+    pub(crate) stop_signals: Vec<Signal>,
+    pub(crate) hammer_signal: Option<Signal>,
+    pub(crate) stop_timeout: Duration,
+    pub(crate) idle_grace: Duration,
+    pub(crate) shutdown_delay: Duration,
+    pub(crate) ready_timeout: Duration,
+    pub(crate) bake_time: Duration,
+    pub(crate) watch_interval: Duration,
+    pub(crate) backoff: (Duration, Duration),
+    pub(crate) max_restarts: usize,
+    pub(crate) restart_window: Duration,
+    pub(crate) max_draining: usize,
+    pub(crate) single_process: bool,
+    pub(crate) on_ready: Vec<Hook>,
+}
+
+pub(crate) type Hook = Arc<dyn Fn(&Started) + Send + Sync>;
+
+/// What a process knows of itself when it begins to accept connections.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Started {
+    /// The addresses that it listens on, as [`Address`](crate::listener::Address) writes them.
+    pub addresses: Vec<String>,
+    /// 1 for the first worker, one more for each that was started since; 0 in a single process.
+    pub generation: u64,
+    /// The process to which signals go: the master, or this one where there is no master.
+    pub pid: u32,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            reload_signals: vec![Signal::HUP, Signal::USR1],
+            stop_signals: vec![Signal::TERM, Signal::INT],
+            hammer_signal: Some(Signal::USR2),
+            stop_timeout: Duration::from_secs(20),
+            idle_grace: Duration::from_secs(2),
+            shutdown_delay: Duration::ZERO,
+            ready_timeout: Duration::from_secs(60),
+            bake_time: Duration::from_secs(2),
+            watch_interval: Duration::from_secs(1),
+            backoff: (Duration::from_millis(100), Duration::from_secs(30)),
+            max_restarts: 10,
+            restart_window: Duration::from_secs(60),
+            max_draining: 4,
+            single_process: false,
+            on_ready: Vec::new(),
+        }
+    }
+}
+
+impl Options {
+    pub(crate) fn limits(&self) -> Limits {
+        Limits {
+            ready_timeout: self.ready_timeout,
+            bake_time: self.bake_time,
+            // The worker keeps the deadline itself; this is for one that no longer can.
+            drain_timeout: self.shutdown_delay + self.stop_timeout + CUT_TIMEOUT,
+            cut_timeout: CUT_TIMEOUT,
+            backoff: self.backoff,
+            max_restarts: self.max_restarts,
+            restart_window: self.restart_window,
+            max_draining: self.max_draining,
+        }
+    }
+}
+
+/// How long a worker may take to leave after its deadline has cut everything.
+const CUT_TIMEOUT: Duration = Duration::from_millis(500);
+
+impl fmt::Debug for Options {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Options")
+            .field("reload_signals", &self.reload_signals)
+            .field("stop_signals", &self.stop_signals)
+            .field("stop_timeout", &self.stop_timeout)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,182 @@
+//! Which signal means what.
+
+use std::fmt;
+
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::mpsc,
+};
+
+use super::Options;
+use crate::Error;
+
+/// A signal (signal(7)).
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Signal(i32);
+
+/// What a signal asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Order {
+    Reload,
+    Stop,
+    Hammer,
+}
+
+macro_rules! signals {
+    ($($name:ident = $constant:ident),*) => {
+        impl Signal {
+            $(
+                #[doc = concat!("`", stringify!($constant), "`.")]
+                pub const $name: Self = Self(nix::libc::$constant);
+            )*
+        }
+
+        impl fmt::Display for Signal {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                match *self {
+                    $(Self::$name => f.write_str(stringify!($constant)),)*
+                    Self(number) => write!(f, "signal {number}"),
+                }
+            }
+        }
+    };
+}
+
+signals! {
+    ALRM = SIGALRM,
+    HUP = SIGHUP,
+    INT = SIGINT,
+    KILL = SIGKILL,
+    QUIT = SIGQUIT,
+    STOP = SIGSTOP,
+    TERM = SIGTERM,
+    TSTP = SIGTSTP,
+    TTIN = SIGTTIN,
+    TTOU = SIGTTOU,
+    USR1 = SIGUSR1,
+    USR2 = SIGUSR2,
+    WINCH = SIGWINCH
+}
+
+impl Signal {
+    /// A signal by its number on this system.
+    pub const fn from_raw(number: i32) -> Self {
+        Self(number)
+    }
+
+    /// Its number on this system.
+    pub const fn as_raw(self) -> i32 {
+        self.0
+    }
+}
+
+impl fmt::Debug for Signal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// The signals of a process, from now on handled here and nowhere else.
+#[derive(Debug)]
+pub(crate) struct Signals {
+    orders: mpsc::UnboundedReceiver<Order>,
+}
+
+impl Signals {
+    /// Takes over the signals that the options name.
+    ///
+    /// # Errors
+    ///
+    /// When one of them cannot be handled or would mean two things.
+    pub(crate) fn listen(options: &Options) -> Result<Self, Error> {
+        let (sender, orders) = mpsc::unbounded_channel();
+        for (signals, order) in meanings(options) {
+            for one in signals {
+                let failed = |error| Error::config(format!("cannot handle {one}")).because(error);
+                let mut stream = signal(SignalKind::from_raw(one.0)).map_err(failed)?;
+                let sender = sender.clone();
+                tokio::spawn(async move {
+                    while stream.recv().await.is_some() && sender.send(order).is_ok() {}
+                });
+            }
+        }
+        Ok(Self { orders })
+    }
+
+    /// Waits for the next one.
+    pub(crate) async fn next(&mut self) -> Order {
+        match self.orders.recv().await {
+            Some(order) => order,
+            // No signal was asked for.
+            None => std::future::pending().await,
+        }
+    }
+}
+
+fn meanings(options: &Options) -> [(&[Signal], Order); 3] {
+    [
+        (&options.reload_signals, Order::Reload),
+        (&options.stop_signals, Order::Stop),
+        (options.hammer_signal.as_slice(), Order::Hammer),
+    ]
+}
+
+/// Makes sure that each signal can be handled and means one thing.
+pub(crate) fn check(options: &Options) -> Result<(), Error> {
+    let mut seen: Vec<(Signal, Order)> = Vec::new();
+    for (signals, order) in meanings(options) {
+        for signal in signals {
+            let refuse = |why: &str| Err(Error::config(format!("cannot handle {signal}: {why}")));
+            if matches!(*signal, Signal::KILL | Signal::STOP) {
+                return refuse("the kernel delivers it to no program (signal(7))");
+            }
+            if !(1..=64).contains(&signal.0) {
+                return refuse("there is no such signal");
+            }
+            // The runtime relies on this one, and the faults of a program are not orders.
+            if is_fault(signal.0) {
+                return refuse("it tells of children and faults of this process");
+            }
+            if let Some((_, other)) = seen.iter().find(|(other, _)| other == signal) {
+                if *other != order {
+                    return refuse("it is asked to mean two things");
+                }
+                continue;
+            }
+            seen.push((*signal, order));
+        }
+    }
+    Ok(())
+}
+
+fn is_fault(number: i32) -> bool {
+    use nix::libc::{SIGABRT, SIGBUS, SIGCHLD, SIGFPE, SIGILL, SIGSEGV, SIGTRAP};
+    [SIGABRT, SIGBUS, SIGCHLD, SIGFPE, SIGILL, SIGSEGV, SIGTRAP].contains(&number)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn signals_that_cannot_be_handled_are_refused_with_a_reason() {
+        let with = |stop: &[Signal]| Options { stop_signals: stop.to_vec(), ..Options::default() };
+        assert!(check(&Options::default()).is_ok());
+        assert!(check(&with(&[])).is_ok());
+        assert!(check(&with(&[Signal::TERM, Signal::TERM])).is_ok());
+        for (signal, why) in [
+            (Signal::KILL, "SIGKILL: the kernel delivers it to no program"),
+            (Signal::STOP, "SIGSTOP: the kernel"),
+            (Signal::HUP, "SIGHUP: it is asked to mean two things"),
+            (Signal::USR2, "SIGUSR2: it is asked to mean two things"),
+            (Signal::from_raw(11), "faults"),
+            (Signal::from_raw(0), "no such signal"),
+            (Signal::from_raw(-9), "no such signal"),
+            (Signal::from_raw(1000), "no such signal"),
+        ] {
+            let error = check(&with(&[Signal::TERM, signal])).unwrap_err();
+            assert!(error.is_config());
+            assert!(error.to_string().contains(why), "{error}");
+        }
+    }
+}

@@ -1,0 +1,98 @@
+//! A process without a master: it serves, and signals end it.
+
+use std::future::Future;
+
+use tokio::sync::mpsc;
+
+use super::{
+    Options, Started,
+    provider::{self, Binding, Provider},
+    signal::{self, Signals},
+};
+use crate::{
+    error::{Error, Kind},
+    handle::{Command, Handle},
+    listener::{Address, Listener, Listeners},
+    server::{CutRequest, Ending, Order, Serving},
+};
+
+/// Serves until it is told to stop.
+pub(crate) async fn run(
+    build: impl Future<Output = Result<Vec<Binding>, Error>>,
+    options: Options,
+    handle: Handle,
+    mut commands: mpsc::UnboundedReceiver<Command>,
+) -> Result<(), Error> {
+    let mut signals = Signals::listen(&options)?;
+    handle.set_generation(None);
+    let mut own = Own(Listeners::from_env()?);
+    let listeners = provider::open(&mut own, build.await?).await?;
+    let addresses = listeners.iter().map(|(listener, _)| listener.address().to_owned()).collect();
+    let serving = Serving::start(listeners, handle.clone());
+    let started = Started { addresses, generation: 0, pid: std::process::id() };
+    tracing::info!(addresses = ?started.addresses, "serving as a single process");
+    options.on_ready.iter().for_each(|hook| hook(&started));
+
+    let (orders, receiver) = mpsc::unbounded_channel();
+    let stop = |stopping: &mut bool| {
+        let ending = Ending {
+            successor: false,
+            delay: options.shutdown_delay,
+            idle_grace: options.idle_grace,
+            timeout: options.stop_timeout,
+        };
+        let order = match std::mem::replace(stopping, true) {
+            false => Order::Drain(ending),
+            true => Order::Cut,
+        };
+        // It fails when everything has ended, which is what was asked for.
+        let _ = orders.send(order);
+    };
+    let mut stopping = false;
+    let run = serving.run(receiver);
+    tokio::pin!(run);
+    let cut = loop {
+        tokio::select! {
+            cut = &mut run => break cut,
+            order = signals.next() => match order {
+                signal::Order::Stop => stop(&mut stopping),
+                signal::Order::Hammer if stopping => stop(&mut stopping),
+                signal::Order::Hammer => {}
+                signal::Order::Reload => {
+                    tracing::warn!("ignored a reload: this process runs without a master");
+                }
+            },
+            Some(command) = commands.recv() => match command {
+                Command::Stop if !stopping => stop(&mut stopping),
+                Command::Stop | Command::Reload => {}
+            },
+        }
+    };
+    finished(&cut)
+}
+
+/// An error when something was cut.
+pub(crate) fn finished(cut: &[CutRequest]) -> Result<(), Error> {
+    match cut {
+        [] => Ok(()),
+        [oldest, ..] => {
+            let count = cut.len();
+            let what = format!(
+                "stopped, but cut {count} requests at the deadline, the oldest one {oldest}"
+            );
+            Err(Error::new(Kind::Cut, what))
+        }
+    }
+}
+
+struct Own(Listeners);
+
+impl Provider for Own {
+    async fn inherited(&mut self) -> Result<Vec<Listener>, Error> {
+        std::mem::take(&mut self.0).into_listeners()
+    }
+
+    async fn listen(&mut self, address: &Address, _: u32) -> Result<Listener, Error> {
+        self.0.listen(address)
+    }
+}

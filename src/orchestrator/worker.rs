@@ -1,0 +1,208 @@
+//! A worker: asks the master for its sockets, serves, and leaves when told to.
+
+use std::{future::Future, os::fd::OwnedFd, pin::pin, time::Duration};
+
+use tokio::{sync::mpsc, time::timeout};
+
+use super::{
+    Options, Started,
+    link::Link,
+    message::{DrainOrder, ToMaster, ToWorker, VERSION},
+    provider::{self, Binding, Provider},
+    signal::Signals,
+};
+use crate::{
+    error::{Error, Kind},
+    handle::{Command, Handle},
+    listener::{Address, Listener, Socket},
+    process::wire::{self, Reader},
+    server::{Ending, Order, Serving},
+};
+
+/// How long the last words may take.
+const FAREWELL: Duration = Duration::from_secs(1);
+
+/// Serves until the master says otherwise, or is gone.
+pub(crate) async fn run(
+    control: OwnedFd,
+    build: impl Future<Output = Result<Vec<Binding>, Error>>,
+    options: Options,
+    handle: Handle,
+    commands: mpsc::UnboundedReceiver<Command>,
+) -> Result<(), Error> {
+    // The same signals reach the whole process group or cgroup; the master decides what they mean.
+    let _ignored = Signals::listen(&options)?;
+    let (reader, writer) =
+        wire::open(control).map_err(|error| Error::io("cannot talk to the master", error))?;
+    let link = Link::new(writer);
+    let mut master = Master { reader, link, handle };
+    let result = match master.start(build, &options).await {
+        Ok(serving) => master.serve(serving, &options, commands).await,
+        Err(error) => {
+            master.link.send(ToMaster::Failed { reason: format!("{error:?}") });
+            Err(error)
+        }
+    };
+    let _ = timeout(FAREWELL, master.link.finish()).await;
+    result
+}
+
+/// The master, as a worker sees it.
+struct Master {
+    reader: Reader,
+    link: Link<ToMaster>,
+    handle: Handle,
+}
+
+impl Master {
+    async fn start(
+        &mut self,
+        build: impl Future<Output = Result<Vec<Binding>, Error>>,
+        options: &Options,
+    ) -> Result<Serving, Error> {
+        let crate_version = env!("CARGO_PKG_VERSION").to_owned();
+        self.link.send(ToMaster::Hello { version: VERSION, crate_version });
+        let generation = loop {
+            match self.receive().await?.0 {
+                ToWorker::Welcome { version: VERSION, generation } => break generation,
+                ToWorker::Welcome { version, .. } => {
+                    let what =
+                        format!("the master speaks version {version} of the wire, not {VERSION}");
+                    return Err(Error::new(Kind::Worker, what));
+                }
+                _ => {}
+            }
+        };
+        self.handle.set_generation(Some(generation));
+        let bindings = self.unless_gone(build).await?;
+        let listeners = provider::open(self, bindings).await?;
+        let addresses: Vec<_> =
+            listeners.iter().map(|(listener, _)| listener.address().to_owned()).collect();
+        let serving = Serving::start(listeners, self.handle.clone());
+        let pid = nix::unistd::getppid().as_raw().unsigned_abs();
+        let started = Started { addresses, generation, pid };
+        tracing::info!(generation, addresses = ?started.addresses, "ready");
+        // Before the message: after it the old worker may go, and with it what the hook relies on.
+        options.on_ready.iter().for_each(|hook| hook(&started));
+        self.link.send(ToMaster::Ready);
+        Ok(serving)
+    }
+
+    /// Builds the application, but for nobody if the master dies meanwhile.
+    async fn unless_gone<T>(
+        &mut self,
+        build: impl Future<Output = Result<T, Error>>,
+    ) -> Result<T, Error> {
+        let mut build = pin!(build);
+        loop {
+            tokio::select! {
+                built = &mut build => return built,
+                message = self.receive() => match message?.0 {
+                    ToWorker::Ping => self.pong(0, 0),
+                    message => tracing::debug!(?message, "ignored while starting"),
+                }
+            }
+        }
+    }
+
+    async fn receive(&mut self) -> Result<(ToWorker, Vec<OwnedFd>), Error> {
+        match self.reader.receive().await {
+            Ok(Some(received)) => Ok(received),
+            Ok(None) => Err(Error::new(Kind::Worker, "the master is gone")),
+            Err(error) => Err(Error::io("cannot understand the master", error)),
+        }
+    }
+
+    fn pong(&self, in_flight: usize, connections: usize) {
+        self.link.send(ToMaster::Status { in_flight, connections });
+    }
+
+    /// Asks for sockets and waits for the answer.
+    async fn ask(&mut self, question: ToMaster) -> Result<Vec<Listener>, Error> {
+        self.link.send(question);
+        loop {
+            match self.receive().await? {
+                (ToWorker::Listeners, fds) => {
+                    let open = |fd| {
+                        let socket = Socket::check(fd)
+                            .map_err(|error| Error::io("cannot use the master's socket", error))?;
+                        Listener::open(socket, None)
+                    };
+                    return fds.into_iter().map(open).collect();
+                }
+                (ToWorker::Refused { reason }, _) => return Err(Error::new(Kind::Bind, reason)),
+                (ToWorker::Ping, _) => self.pong(0, 0),
+                (message, _) => tracing::debug!(?message, "ignored while starting"),
+            }
+        }
+    }
+
+    async fn serve(
+        &mut self,
+        serving: Serving,
+        options: &Options,
+        mut commands: mpsc::UnboundedReceiver<Command>,
+    ) -> Result<(), Error> {
+        let (orders, receiver) = mpsc::unbounded_channel();
+        // It fails when everything has ended; the loop below sees that first.
+        let order = |order| {
+            let _ = orders.send(order);
+        };
+        let context = serving.context().clone();
+        let mut run = pin!(serving.run(receiver));
+        let mut orphaned = false;
+        let cut = loop {
+            tokio::select! {
+                cut = &mut run => break cut,
+                message = self.reader.receive::<ToWorker>(), if !orphaned => match message {
+                    Ok(Some((message, _))) => match message {
+                        ToWorker::Pause => order(Order::Pause),
+                        ToWorker::Resume => order(Order::Resume),
+                        ToWorker::Drain(drain) => order(Order::Drain(drain.into())),
+                        ToWorker::Cut => order(Order::Cut),
+                        ToWorker::Ping => {
+                            self.pong(context.requests.in_flight(), context.connections.in_flight());
+                        }
+                        message => tracing::debug!(?message, "ignored"),
+                    },
+                    end => {
+                        tracing::warn!(?end, "the master is gone: this worker finishes and leaves");
+                        orphaned = true;
+                        order(Order::Drain(Ending {
+                            successor: false,
+                            delay: Duration::ZERO,
+                            idle_grace: options.idle_grace,
+                            timeout: options.stop_timeout,
+                        }));
+                    }
+                },
+                Some(command) = commands.recv() => self.link.send(match command {
+                    Command::Reload => ToMaster::Reload,
+                    Command::Stop => ToMaster::Stop,
+                }),
+            }
+        };
+        self.link.send(ToMaster::Drained { cut });
+        Ok(())
+    }
+}
+
+impl Provider for Master {
+    async fn inherited(&mut self) -> Result<Vec<Listener>, Error> {
+        self.ask(ToMaster::Inherited).await
+    }
+
+    async fn listen(&mut self, address: &Address, nth: u32) -> Result<Listener, Error> {
+        let listeners = self.ask(ToMaster::Listen { address: address.to_string(), nth }).await?;
+        listeners.into_iter().next().ok_or_else(|| {
+            Error::new(Kind::Worker, format!("the master sent no socket for {address}"))
+        })
+    }
+}
+
+impl From<DrainOrder> for Ending {
+    fn from(order: DrainOrder) -> Self {
+        let DrainOrder { successor, delay, idle_grace, timeout } = order;
+        Self { successor, delay, idle_grace, timeout }
+    }
+}

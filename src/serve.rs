@@ -1,0 +1,444 @@
+use std::{
+    fmt,
+    future::{Future, IntoFuture},
+    pin::Pin,
+    time::Duration,
+};
+
+use axum::body::Body;
+use http::{Request, Response};
+use tokio::sync::mpsc;
+use tower_service::Service;
+
+use crate::{
+    BoxError, Error,
+    error::Kind,
+    handle::{Command, Handle},
+    listener::Address,
+    orchestrator::{self, Binding, Options, Place, Signal, Started, master, single, worker},
+    process::exec::{self, Parent},
+    server::{App, HttpApp},
+};
+
+/// Serves an application until the process is told to stop; reloads it without losing a request.
+///
+/// Takes an axum `Router` or any other tower service that answers HTTP requests. The builder that it
+/// returns is awaited, or run from a plain `fn main()` with [`run`](Serve::run).
+///
+/// The process that calls it first becomes the master. It binds the sockets and starts this program
+/// again as a worker, in which the same call serves. `SIGHUP` starts the next worker, from the binary
+/// that is in place by then; `SIGTERM` and `SIGINT` end all when the requests in flight have ended.
+/// So whatever stands before the call runs in the master and in each worker; use [`serve_with`] to
+/// build the application in the workers only.
+///
+/// # Example
+///
+/// ```no_run
+/// use axum::{Router, routing::get};
+///
+/// #[tokio::main]
+/// async fn main() -> Result<(), graceful::Error> {
+///     let app = Router::new().route("/", get(|| async { "hello" }));
+///     graceful::serve(app).bind("127.0.0.1:8080").await
+/// }
+/// ```
+pub fn serve<S>(app: S) -> Serve<One<S>> {
+    Serve::with(One(app))
+}
+
+/// Serves the application that a closure builds; it is called in each worker and never in the master.
+///
+/// # Example
+///
+/// ```no_run
+/// use axum::{Router, routing::get};
+///
+/// async fn build() -> Result<Router, std::io::Error> {
+///     let greeting = tokio::fs::read_to_string("greeting.txt").await?;
+///     Ok(Router::new().route("/", get(|| async { greeting })))
+/// }
+///
+/// fn main() -> Result<(), graceful::Error> {
+///     graceful::serve_with(build).bind("127.0.0.1:8080").run()
+/// }
+/// ```
+pub fn serve_with<F, Fut, S, E>(build: F) -> Serve<Built<F>>
+where
+    F: FnOnce() -> Fut + Send + 'static,
+    Fut: Future<Output = Result<S, E>> + Send,
+    E: Into<BoxError>,
+{
+    Serve::with(Built(build))
+}
+
+/// A server that is about to run: options, then `.await` or [`run`](Self::run).
+///
+/// Made by [`serve`], [`serve_with`] and [`Server::new`].
+#[must_use = "a server does nothing until it is awaited or run"]
+pub struct Serve<A> {
+    apps: A,
+    addresses: Vec<String>,
+    options: Options,
+    handle: Handle,
+    commands: mpsc::UnboundedReceiver<Command>,
+}
+
+/// A server of several applications, each on an address of its own.
+///
+/// # Example
+///
+/// ```no_run
+/// use axum::{Router, routing::get};
+///
+/// fn main() -> Result<(), graceful::Error> {
+///     graceful::Server::new()
+///         .register("0.0.0.0:8080", Router::new().route("/", get(|| async { "public" })))
+///         .register("unix:/run/admin.sock", Router::new().route("/", get(|| async { "private" })))
+///         .run()
+/// }
+/// ```
+pub type Server = Serve<Several>;
+
+impl Serve<Several> {
+    /// Creates a server without any application.
+    pub fn new() -> Self {
+        Self::with(Several(Vec::new()))
+    }
+
+    /// Serves `app` on `address` as well.
+    pub fn register<S, B>(mut self, address: impl Into<String>, app: S) -> Self
+    where
+        S: Service<Request<Body>, Response = Response<B>> + Clone + Send + 'static,
+        S::Error: Into<BoxError>,
+        S::Future: Send,
+        B: http_body::Body + Send + 'static,
+        B::Data: Send,
+        B::Error: Into<BoxError>,
+    {
+        self.apps.0.push((address.into(), Box::new(HttpApp(app))));
+        self
+    }
+}
+
+impl Default for Serve<Several> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl<A> Serve<A> {
+    fn with(apps: A) -> Self {
+        let (handle, commands) = Handle::new();
+        Self { apps, addresses: Vec::new(), options: Options::default(), handle, commands }
+    }
+
+    /// Listens on this address; may be called several times. See [`Address`] for what can be written.
+    ///
+    /// Without any: on the sockets inherited through `LISTEN_FDS`, else on the comma-separated
+    /// addresses in `GRACEFUL_LISTEN`, else on `PORT` of every IPv4 address, else on 127.0.0.1:3000.
+    pub fn bind(mut self, address: impl Into<String>) -> Self {
+        self.addresses.push(address.into());
+        self
+    }
+
+    /// A way to talk to the server while it runs.
+    pub fn handle(&self) -> Handle {
+        self.handle.clone()
+    }
+
+    /// The signals that start a new generation. Default: [`Signal::HUP`] and [`Signal::USR1`].
+    pub fn reload_signals(mut self, signals: impl IntoIterator<Item = Signal>) -> Self {
+        self.options.reload_signals = signals.into_iter().collect();
+        self
+    }
+
+    /// The signals that drain and leave; a second one ends the drain at once. Default:
+    /// [`Signal::TERM`] and [`Signal::INT`].
+    pub fn stop_signals(mut self, signals: impl IntoIterator<Item = Signal>) -> Self {
+        self.options.stop_signals = signals.into_iter().collect();
+        self
+    }
+
+    /// The signal that cuts, at once, what is still draining. Default: [`Signal::USR2`].
+    pub fn hammer_signal(mut self, signal: impl Into<Option<Signal>>) -> Self {
+        self.options.hammer_signal = signal.into();
+        self
+    }
+
+    /// How long a drain may take; what is in flight then is cut, and named in the log. Default: 20 s.
+    pub fn stop_timeout(mut self, timeout: Duration) -> Self {
+        self.options.stop_timeout = timeout;
+        self
+    }
+
+    /// How long, at a stop, an idle keep-alive connection may wait for its last request, which is
+    /// answered with `Connection: close`. Default: 2 s.
+    pub fn idle_grace(mut self, grace: Duration) -> Self {
+        self.options.idle_grace = grace;
+        self
+    }
+
+    /// How long, at a stop, new connections are still accepted while [`Handle::is_draining`] tells
+    /// probes already that this server leaves. For load balancers that need time to notice. Default: 0.
+    pub fn shutdown_delay(mut self, delay: Duration) -> Self {
+        self.options.shutdown_delay = delay;
+        self
+    }
+
+    /// How long a new worker may take until it accepts connections; then it is killed and the reload
+    /// has failed. Default: 60 s.
+    pub fn ready_timeout(mut self, timeout: Duration) -> Self {
+        self.options.ready_timeout = timeout;
+        self
+    }
+
+    /// How long a new worker is on trial. If it dies or hangs in that time, the old one, which still
+    /// has everything but does not accept, goes on as if nothing had happened. Default: 2 s.
+    pub fn bake_time(mut self, time: Duration) -> Self {
+        self.options.bake_time = time;
+        self
+    }
+
+    /// How often the master asks each worker for a sign of life; five missed ones and it is replaced.
+    /// Default: 1 s.
+    pub fn watch_interval(mut self, interval: Duration) -> Self {
+        self.options.watch_interval = interval;
+        self
+    }
+
+    /// How long to wait before a crashed worker is replaced: `first`, doubled with each further crash
+    /// up to `most`, the second half of it random. Default: 100 ms to 30 s.
+    pub fn backoff(mut self, first: Duration, most: Duration) -> Self {
+        self.options.backoff = (first, most);
+        self
+    }
+
+    /// How many crashes of workers within `window` are survived; one more ends the server with an
+    /// error. Default: 10 in 60 s.
+    pub fn max_restarts(mut self, restarts: usize, window: Duration) -> Self {
+        self.options.max_restarts = restarts;
+        self.options.restart_window = window;
+        self
+    }
+
+    /// How many old generations may drain at once; beyond that the oldest is cut. Default: 4.
+    pub fn max_draining(mut self, generations: usize) -> Self {
+        self.options.max_draining = generations;
+        self
+    }
+
+    /// Serves in this process, without a master and without reloads: for tests, debuggers, and
+    /// platforms that replace whole containers. Signals drain and stop as ever.
+    pub fn single_process(mut self) -> Self {
+        self.options.single_process = true;
+        self
+    }
+
+    /// Calls `hook` in each worker when it begins to accept connections. May be called several times.
+    pub fn on_ready(mut self, hook: impl Fn(&Started) + Send + Sync + 'static) -> Self {
+        self.options.on_ready.push(std::sync::Arc::new(hook));
+        self
+    }
+}
+
+impl<A: Apps> Serve<A> {
+    /// Runs the server from a plain `fn main()`, on a runtime of its own: one thread in the master,
+    /// one per core in a worker.
+    ///
+    /// Must not be called inside a runtime.
+    ///
+    /// # Errors
+    ///
+    /// As awaiting it.
+    pub fn run(self) -> Result<(), Error> {
+        let role = self.role()?;
+        let mut builder = match role {
+            Role::Master => tokio::runtime::Builder::new_current_thread(),
+            Role::Worker(_) | Role::Single => tokio::runtime::Builder::new_multi_thread(),
+        };
+        let runtime = builder
+            .enable_all()
+            .build()
+            .map_err(|error| Error::io("cannot start the runtime", error))?;
+        let result = runtime.block_on(self.act(role));
+        // A blocking task that never ends must not keep the process: its deadline has passed.
+        runtime.shutdown_background();
+        result
+    }
+
+    /// Finds out what this process is.
+    fn role(&self) -> Result<Role, Error> {
+        orchestrator::check(&self.options)?;
+        if self.options.watch_interval.is_zero() {
+            return Err(Error::config("cannot watch workers at an interval of 0"));
+        }
+        self.apps.check(&self.addresses)?;
+        match exec::parent() {
+            _ if self.options.single_process => Ok(Role::Single),
+            Parent::Master(control) => Ok(Role::Worker(control)),
+            Parent::Other => Ok(Role::Master),
+            Parent::Garbled(value) => {
+                tracing::warn!(?value, "ignored GRACEFUL_CONTROL: no master has written it");
+                Ok(Role::Master)
+            }
+        }
+    }
+
+    async fn act(self, role: Role) -> Result<(), Error> {
+        let Self { apps, addresses, options, handle, commands } = self;
+        match role {
+            Role::Master => {
+                drop(apps);
+                master::run(options, handle, commands).await
+            }
+            Role::Worker(control) => {
+                let build = async { Ok(apps.bindings(addresses).await?.0) };
+                worker::run(control, build, options, handle, commands).await
+            }
+            Role::Single => {
+                let build = async { Ok(apps.bindings(addresses).await?.0) };
+                single::run(build, options, handle, commands).await
+            }
+        }
+    }
+}
+
+/// Serves; completes when the server has ended.
+///
+/// # Errors
+///
+/// When an address does not parse or cannot be bound, a signal cannot be handled, an inherited socket
+/// is none, or the first worker does not become ready; and, at the end, when requests had to be cut
+/// ([`Error::is_cut`]).
+impl<A: Apps> IntoFuture for Serve<A> {
+    type Output = Result<(), Error>;
+    type IntoFuture = Pin<Box<dyn Future<Output = Result<(), Error>> + Send>>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        Box::pin(async move {
+            let role = self.role()?;
+            self.act(role).await
+        })
+    }
+}
+
+impl<A> fmt::Debug for Serve<A> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Serve")
+            .field("addresses", &self.addresses)
+            .field("options", &self.options)
+            .finish_non_exhaustive()
+    }
+}
+
+#[derive(Debug)]
+enum Role {
+    Master,
+    Worker(std::os::fd::OwnedFd),
+    Single,
+}
+
+/// What a [`Serve`] serves. Implemented here only.
+pub trait Apps: sealed::Apps {}
+
+impl<A: sealed::Apps> Apps for A {}
+
+/// One application on every address.
+#[derive(Debug)]
+pub struct One<S>(S);
+
+/// An application that is built in the worker.
+#[derive(Debug)]
+pub struct Built<F>(F);
+
+/// Applications with an address each.
+pub struct Several(Vec<(String, Box<dyn App>)>);
+
+impl fmt::Debug for Several {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.0.iter().map(|(address, _)| address)).finish()
+    }
+}
+
+mod sealed {
+    use super::*;
+
+    /// Keeps what a binding is to this crate.
+    #[derive(Debug)]
+    pub struct Bindings(pub(super) Vec<Binding>);
+
+    pub trait Apps: Send + 'static {
+        /// Makes sure that every address parses, before anything is started.
+        fn check(&self, addresses: &[String]) -> Result<(), Error> {
+            places(addresses).map(drop)
+        }
+
+        fn bindings(
+            self,
+            addresses: Vec<String>,
+        ) -> impl Future<Output = Result<Bindings, Error>> + Send;
+    }
+
+    impl<S, B> Apps for One<S>
+    where
+        S: Service<Request<Body>, Response = Response<B>> + Clone + Send + 'static,
+        S::Error: Into<BoxError>,
+        S::Future: Send,
+        B: http_body::Body + Send + 'static,
+        B::Data: Send,
+        B::Error: Into<BoxError>,
+    {
+        async fn bindings(self, addresses: Vec<String>) -> Result<Bindings, Error> {
+            let app = HttpApp(self.0);
+            let binding = |place| Binding { place, app: app.another() };
+            Ok(Bindings(places(&addresses)?.into_iter().map(binding).collect()))
+        }
+    }
+
+    impl<F, Fut, S, E, B> Apps for Built<F>
+    where
+        F: FnOnce() -> Fut + Send + 'static,
+        Fut: Future<Output = Result<S, E>> + Send,
+        E: Into<BoxError>,
+        S: Service<Request<Body>, Response = Response<B>> + Clone + Send + 'static,
+        S::Error: Into<BoxError>,
+        S::Future: Send,
+        B: http_body::Body + Send + 'static,
+        B::Data: Send,
+        B::Error: Into<BoxError>,
+    {
+        async fn bindings(self, addresses: Vec<String>) -> Result<Bindings, Error> {
+            let app = (self.0)().await.map_err(|error| {
+                Error::new(Kind::App, "cannot build the application").because(error)
+            })?;
+            One(app).bindings(addresses).await
+        }
+    }
+
+    impl Apps for Several {
+        fn check(&self, addresses: &[String]) -> Result<(), Error> {
+            if !addresses.is_empty() {
+                return Err(Error::config("cannot bind an address without an app: use register"));
+            }
+            if self.0.is_empty() {
+                return Err(Error::config("cannot serve: no app is registered"));
+            }
+            self.0.iter().try_for_each(|(address, _)| address.parse::<Address>().map(drop))
+        }
+
+        async fn bindings(self, _: Vec<String>) -> Result<Bindings, Error> {
+            let binding = |(address, app): (String, _)| {
+                Ok(Binding { place: Place::At(address.parse()?), app })
+            };
+            Ok(Bindings(self.0.into_iter().map(binding).collect::<Result<_, Error>>()?))
+        }
+    }
+}
+
+fn places(addresses: &[String]) -> Result<Vec<Place>, Error> {
+    if addresses.is_empty() {
+        orchestrator::default_addresses()?;
+        return Ok(vec![Place::Default]);
+    }
+    addresses.iter().map(|address| Ok(Place::At(address.parse()?))).collect()
+}

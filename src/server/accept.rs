@@ -1,0 +1,132 @@
+use std::{future::poll_fn, io, pin::pin, sync::Arc, time::Duration};
+
+use axum::body::Body;
+use http::{Request, Response};
+use tokio::{sync::watch, time::sleep};
+use tower_service::Service;
+
+use super::{Context, connection};
+use crate::{
+    BoxError,
+    drain::DrainGuard,
+    listener::{AcceptError, EXHAUSTED_PAUSE, Listener, Peer, Stream},
+};
+
+/// An application that serves one connection after the other, whatever its type is.
+pub(crate) trait App: Send {
+    /// Starts a task that serves the connection to its end.
+    fn spawn(&self, stream: Stream, peer: Peer, context: Arc<Context>, guard: DrainGuard);
+
+    /// The same application for one more listener.
+    fn another(&self) -> Box<dyn App>;
+}
+
+/// A tower service as an [`App`].
+#[derive(Debug)]
+pub(crate) struct HttpApp<S>(pub(crate) S);
+
+impl<S, B> App for HttpApp<S>
+where
+    S: Service<Request<Body>, Response = Response<B>> + Clone + Send + 'static,
+    S::Error: Into<BoxError>,
+    S::Future: Send,
+    B: http_body::Body + Send + 'static,
+    B::Data: Send,
+    B::Error: Into<BoxError>,
+{
+    fn spawn(&self, stream: Stream, peer: Peer, context: Arc<Context>, guard: DrainGuard) {
+        tokio::spawn(connection::serve(self.0.clone(), stream, peer, context, guard));
+    }
+
+    fn another(&self) -> Box<dyn App> {
+        Box::new(Self(self.0.clone()))
+    }
+}
+
+/// What an accept loop is told to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Accepting {
+    Yes,
+    /// A successor is on trial; the listener stays open.
+    Paused,
+    /// A successor accepts: close the listener.
+    Handed,
+    /// Nobody will: take what waits in the backlog, then close the listener.
+    Last,
+}
+
+/// Accepts connections until told to stop.
+pub(crate) async fn accept(
+    listener: Listener,
+    app: Box<dyn App>,
+    context: Arc<Context>,
+    mut accepting: watch::Receiver<Accepting>,
+) {
+    loop {
+        let now = *accepting.borrow_and_update();
+        match now {
+            Accepting::Yes => {}
+            Accepting::Handed => return,
+            Accepting::Last => return take_backlog(&listener, &*app, &context),
+            Accepting::Paused => {
+                if accepting.changed().await.is_err() {
+                    return;
+                }
+                continue;
+            }
+        }
+        let mut changed = pin!(accepting.changed());
+        loop {
+            let accepted = tokio::select! {
+                biased;
+                _ = &mut changed => break,
+                accepted = poll_fn(|cx| listener.poll_accept(cx)) => accepted,
+            };
+            if let Some(pause) = spawn(&listener, &*app, &context, accepted) {
+                tokio::select! {
+                    _ = &mut changed => break,
+                    () = sleep(pause) => {}
+                }
+            }
+        }
+    }
+}
+
+/// Serves an accepted connection; answers how long to wait after an error.
+fn spawn(
+    listener: &Listener,
+    app: &dyn App,
+    context: &Arc<Context>,
+    accepted: io::Result<(Stream, Peer)>,
+) -> Option<Duration> {
+    match accepted {
+        Ok((stream, peer)) => {
+            // Counted before it is spawned: a drain that ends in between would not wait for it.
+            let guard = context.connections.guard();
+            app.spawn(stream, peer, context.clone(), guard);
+            None
+        }
+        Err(error) => match AcceptError::from(&error) {
+            AcceptError::Connection => None,
+            AcceptError::Exhausted | AcceptError::Listener => {
+                tracing::error!(listener = listener.address(), %error, "cannot accept");
+                Some(EXHAUSTED_PAUSE)
+            }
+        },
+    }
+}
+
+/// The kernel resets what is still in the backlog when the last copy of the listener is closed.
+fn take_backlog(listener: &Listener, app: &dyn App, context: &Arc<Context>) {
+    loop {
+        match listener.accept_now() {
+            Ok(None) => return,
+            accepted => {
+                let accepted = accepted.map(|accepted| accepted.expect("it is not none"));
+                if spawn(listener, app, context, accepted).is_some() {
+                    return;
+                }
+            }
+        }
+    }
+}

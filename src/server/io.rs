@@ -1,0 +1,110 @@
+use std::{
+    io,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use bytes::{Buf, Bytes};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use super::requests::Connection;
+use crate::listener::Stream;
+
+/// A connection's transport below hyper: gives bytes back that were read before, and keeps hyper
+/// from closing what we want to go on with.
+#[derive(Debug)]
+pub(crate) struct Io {
+    stream: Stream,
+    /// Read from the stream already; comes first.
+    prefix: Bytes,
+    ended: bool,
+    keep_open: bool,
+    owner: Owner,
+}
+
+/// Its drop is the end of the transport, also when an upgraded protocol owned it.
+#[derive(Debug)]
+struct Owner(Arc<Connection>);
+
+impl Drop for Owner {
+    fn drop(&mut self) {
+        self.0.closed();
+    }
+}
+
+impl Io {
+    pub(crate) fn new(stream: Stream, prefix: Bytes, connection: Arc<Connection>) -> Self {
+        Self { stream, prefix, ended: false, keep_open: false, owner: Owner(connection) }
+    }
+
+    /// A transport on which a shutdown does nothing, unless the connection is upgraded.
+    pub(crate) fn keeping_open(stream: Stream, prefix: Bytes, connection: Arc<Connection>) -> Self {
+        Self { keep_open: true, ..Self::new(stream, prefix, connection) }
+    }
+
+    /// The stream, and the bytes that nobody has read yet.
+    pub(crate) fn into_parts(self) -> (Stream, Bytes) {
+        (self.stream, self.prefix)
+    }
+
+    /// Whether the peer has closed its side.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.ended
+    }
+}
+
+impl AsyncRead for Io {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        if this.prefix.has_remaining() {
+            let length = this.prefix.len().min(buf.remaining());
+            buf.put_slice(&this.prefix.split_to(length));
+            return Poll::Ready(Ok(()));
+        }
+        let before = buf.filled().len();
+        let result = std::task::ready!(Pin::new(&mut this.stream).poll_read(cx, buf));
+        this.ended |= result.is_err() || (buf.filled().len() == before && buf.remaining() > 0);
+        Poll::Ready(result)
+    }
+}
+
+impl AsyncWrite for Io {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    /// On HTTP/1 the shutdown is hyper's, which knows nothing of bytes that wait in the kernel;
+    /// `connection.rs` closes it when that is right.
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.keep_open && !self.owner.0.is_upgrading() {
+            Pin::new(&mut self.stream).poll_flush(cx)
+        } else {
+            Pin::new(&mut self.stream).poll_shutdown(cx)
+        }
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+}

@@ -1,0 +1,225 @@
+//! What is in flight on each connection, by name.
+
+use std::{
+    collections::HashMap,
+    fmt,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError, Weak,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    task::Waker,
+    time::{Duration, Instant},
+};
+
+use http::{Method, Uri};
+use serde::{Deserialize, Serialize};
+
+use super::Context;
+use crate::drain::DrainGuard;
+
+/// A request that did not end before the deadline.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct CutRequest {
+    pub(crate) method: String,
+    pub(crate) path: String,
+    /// Since its head was read.
+    pub(crate) age: Duration,
+    /// Its connection was upgraded, to a WebSocket for example.
+    pub(crate) upgraded: bool,
+}
+
+impl fmt::Display for CutRequest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { method, path, age, upgraded } = self;
+        let upgraded = if *upgraded { ", upgraded" } else { "" };
+        write!(f, "{method} {path} (after {:.1} s{upgraded})", age.as_secs_f64())
+    }
+}
+
+/// The connections of this process.
+#[derive(Debug, Default)]
+pub(crate) struct Registry {
+    next: AtomicU64,
+    connections: Mutex<HashMap<u64, Weak<Connection>>>,
+}
+
+/// One connection, as those see it who are not on it.
+#[derive(Debug)]
+pub(crate) struct Connection {
+    id: u64,
+    context: Arc<Context>,
+    requests: Mutex<Requests>,
+    /// The body of the latest request was read to its end, so what follows is a new request.
+    clean: AtomicBool,
+    /// One side has said that no request follows (RFC 9112, section 9.6).
+    last: AtomicBool,
+    upgrading: AtomicBool,
+    /// Wakes the task that drives it.
+    waker: Waker,
+    _guard: DrainGuard,
+}
+
+#[derive(Debug, Default)]
+struct Requests {
+    begun: u64,
+    in_flight: Vec<Request>,
+    /// The request that became another protocol; it ends with the connection.
+    upgraded: Option<RequestGuard>,
+}
+
+#[derive(Debug)]
+struct Request {
+    id: u64,
+    method: Method,
+    uri: Uri,
+    since: Instant,
+}
+
+/// One request in flight; dropping it ends that.
+#[derive(Debug)]
+pub(crate) struct RequestGuard {
+    id: u64,
+    connection: Arc<Connection>,
+    _guard: DrainGuard,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Registry {
+    /// Every request in flight, the oldest first.
+    pub(crate) fn in_flight(&self) -> Vec<CutRequest> {
+        let connections: Vec<_> =
+            lock(&self.connections).values().filter_map(Weak::upgrade).collect();
+        let mut requests: Vec<_> =
+            connections.iter().flat_map(|connection| connection.in_flight()).collect();
+        requests.sort_by_key(|request| std::cmp::Reverse(request.age));
+        requests
+    }
+
+    /// Makes every connection look at the phase of the process.
+    pub(crate) fn wake(&self) {
+        let connections: Vec<_> =
+            lock(&self.connections).values().filter_map(Weak::upgrade).collect();
+        for connection in connections {
+            connection.waker.wake_by_ref();
+        }
+    }
+}
+
+impl Connection {
+    /// `waker` is the one of the task that drives the connection, and of no part of it.
+    pub(crate) fn new(context: Arc<Context>, guard: DrainGuard, waker: Waker) -> Arc<Self> {
+        let id = context.registry.next.fetch_add(1, Ordering::Relaxed);
+        let connection = Arc::new(Self {
+            id,
+            context,
+            requests: Mutex::default(),
+            clean: AtomicBool::new(true),
+            last: AtomicBool::new(false),
+            upgrading: AtomicBool::new(false),
+            waker,
+            _guard: guard,
+        });
+        let registry = &connection.context.registry;
+        lock(&registry.connections).insert(id, Arc::downgrade(&connection));
+        connection
+    }
+
+    pub(crate) fn context(&self) -> &Arc<Context> {
+        &self.context
+    }
+
+    /// Notes the start of a request.
+    pub(crate) fn begin(
+        self: &Arc<Self>,
+        method: &Method,
+        uri: &Uri,
+        has_body: bool,
+    ) -> RequestGuard {
+        let guard = self.context.requests.guard();
+        self.clean.store(!has_body, Ordering::Release);
+        let mut requests = lock(&self.requests);
+        let id = requests.begun;
+        requests.begun += 1;
+        let (method, uri) = (method.clone(), uri.clone());
+        requests.in_flight.push(Request { id, method, uri, since: Instant::now() });
+        drop(requests);
+        RequestGuard { id, connection: self.clone(), _guard: guard }
+    }
+
+    /// The body of the latest request has ended.
+    pub(crate) fn body_ended(&self) {
+        self.clean.store(true, Ordering::Release);
+    }
+
+    /// No request follows the ones that have begun.
+    pub(crate) fn set_last(&self) {
+        self.last.store(true, Ordering::Release);
+    }
+
+    /// Whether the bytes after those that hyper has consumed are the start of a new request.
+    pub(crate) fn may_go_on(&self) -> bool {
+        self.clean.load(Ordering::Acquire) && !self.last.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn has_begun(&self) -> bool {
+        lock(&self.requests).begun > 0
+    }
+
+    pub(crate) fn is_idle(&self) -> bool {
+        lock(&self.requests).in_flight.is_empty()
+    }
+
+    /// The answer turns the connection into another protocol: its request ends with it.
+    pub(crate) fn upgrade(&self, guard: Option<RequestGuard>) {
+        self.upgrading.store(true, Ordering::Release);
+        lock(&self.requests).upgraded = guard;
+    }
+
+    pub(crate) fn is_upgrading(&self) -> bool {
+        self.upgrading.load(Ordering::Acquire)
+    }
+
+    /// The transport is closed.
+    pub(crate) fn closed(&self) {
+        // Dropped after the lock is released: the guard takes it, too.
+        let upgraded = lock(&self.requests).upgraded.take();
+        drop(upgraded);
+    }
+
+    fn in_flight(&self) -> Vec<CutRequest> {
+        let upgraded = self.is_upgrading();
+        let cut = |request: &Request| CutRequest {
+            method: request.method.to_string(),
+            path: request.uri.path().to_owned(),
+            age: request.since.elapsed(),
+            upgraded,
+        };
+        lock(&self.requests).in_flight.iter().map(cut).collect()
+    }
+}
+
+impl RequestGuard {
+    pub(crate) fn connection(&self) -> &Arc<Connection> {
+        &self.connection
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        lock(&self.context.registry.connections).remove(&self.id);
+    }
+}
+
+impl Drop for RequestGuard {
+    fn drop(&mut self) {
+        let mut requests = lock(&self.connection.requests);
+        if let Some(at) = requests.in_flight.iter().position(|request| request.id == self.id) {
+            let request = requests.in_flight.swap_remove(at);
+            drop(requests);
+            drop(request);
+        }
+    }
+}

@@ -1,0 +1,141 @@
+use std::{future::pending, pin::pin, sync::Arc, time::Duration};
+
+use tokio::{
+    sync::{mpsc, watch},
+    time::{Instant, sleep_until, timeout},
+};
+
+use super::{Accepting, App, Context, CutRequest, accept::accept};
+use crate::{handle::Handle, listener::Listener};
+
+/// Connections that were cut need a moment to end.
+const CUT_PAUSE: Duration = Duration::from_millis(100);
+
+/// The serving part of a process: its accept loops and connections, and how they end.
+#[derive(Debug)]
+pub(crate) struct Serving {
+    context: Arc<Context>,
+    accepting: watch::Sender<Accepting>,
+}
+
+/// How everything shall end.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Ending {
+    /// Whether another worker accepts on the same sockets.
+    pub(crate) successor: bool,
+    /// Keep accepting for this long, already not ready.
+    pub(crate) delay: Duration,
+    pub(crate) idle_grace: Duration,
+    /// After the delay: until everything has ended or is cut.
+    pub(crate) timeout: Duration,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Order {
+    Pause,
+    Resume,
+    Drain(Ending),
+    Cut,
+}
+
+impl Serving {
+    /// Starts to accept on each listener.
+    pub(crate) fn start(listeners: Vec<(Listener, Box<dyn App>)>, handle: Handle) -> Self {
+        let context = Context::new(handle);
+        let accepting = watch::Sender::new(Accepting::Yes);
+        for (listener, app) in listeners {
+            let (context, accepting) = (context.clone(), accepting.subscribe());
+            // Counted like a connection, so that nothing is over while something may be accepted.
+            let guard = context.connections.guard();
+            tokio::spawn(async move {
+                accept(listener, app, context, accepting).await;
+                drop(guard);
+            });
+        }
+        Self { context, accepting }
+    }
+
+    pub(crate) fn context(&self) -> &Arc<Context> {
+        &self.context
+    }
+
+    /// Follows orders until everything has ended; tells what had to be cut.
+    pub(crate) async fn run(&self, mut orders: mpsc::UnboundedReceiver<Order>) -> Vec<CutRequest> {
+        let mut ending: Option<Plan> = None;
+        loop {
+            let (delay, deadline, over) = match &ending {
+                Some(plan) => (plan.delay, Some(plan.deadline), plan.delay.is_none()),
+                None => (None, None, false),
+            };
+            tokio::select! {
+                biased;
+                order = orders.recv() => match order {
+                    Some(Order::Pause) if ending.is_none() => self.set(Accepting::Paused),
+                    Some(Order::Resume) if ending.is_none() => self.set(Accepting::Yes),
+                    Some(Order::Drain(wanted)) => self.drain(&mut ending, wanted),
+                    Some(Order::Pause | Order::Resume) => {}
+                    Some(Order::Cut) | None => break,
+                },
+                () = until(delay) => {
+                    if let Some(plan) = &mut ending {
+                        plan.delay = None;
+                        self.close(plan);
+                    }
+                }
+                () = until(deadline) => break,
+                () = self.context.connections.drained(), if over => return Vec::new(),
+            }
+        }
+        self.set(Accepting::Handed);
+        let cut = self.context.cut();
+        for request in &cut {
+            tracing::warn!(%request, "cut at the deadline");
+        }
+        // What was upgraded does not end by itself; it ends with the process.
+        let _ = timeout(CUT_PAUSE, self.context.connections.drained()).await;
+        cut
+    }
+
+    fn drain(&self, ending: &mut Option<Plan>, wanted: Ending) {
+        let start = Instant::now();
+        let delay = (!wanted.delay.is_zero()).then(|| start + wanted.delay);
+        let mut plan = Plan { wanted, delay, deadline: start + wanted.delay + wanted.timeout };
+        if let Some(before) = ending {
+            // A second order may shorten what was left, and never lengthen it.
+            plan.deadline = plan.deadline.min(before.deadline);
+            if before.delay.is_none() {
+                plan.delay = None;
+            }
+        }
+        match plan.delay {
+            // Not ready any more, and answers say goodbye, but new connections are welcome.
+            Some(_) => self.context.requests.start(),
+            None => self.close(&plan),
+        }
+        *ending = Some(plan);
+    }
+
+    fn close(&self, plan: &Plan) {
+        let Ending { successor, idle_grace, .. } = plan.wanted;
+        self.set(if successor { Accepting::Handed } else { Accepting::Last });
+        self.context.drain(idle_grace, successor);
+    }
+
+    fn set(&self, accepting: Accepting) {
+        self.accepting.send_replace(accepting);
+    }
+}
+
+struct Plan {
+    wanted: Ending,
+    /// When the delay is over; `None` when it is.
+    delay: Option<Instant>,
+    deadline: Instant,
+}
+
+async fn until(instant: Option<Instant>) {
+    match instant {
+        Some(instant) => pin!(sleep_until(instant)).await,
+        None => pending().await,
+    }
+}
