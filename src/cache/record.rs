@@ -125,14 +125,15 @@ where
     /// Records to the end. With a guard, others join until then.
     pub(crate) async fn run(self, shared: Arc<Shared>, guard: Option<Guard>) {
         let Self { live, pump } = self;
-        let unfinished = Unfinished { tape: live.tape.clone(), shared: shared.clone() };
+        // Ends the tape if this is dropped before: a panic in the body, or the end of the runtime. After
+        // any other end it changes nothing.
+        let _unfinished = Unfinished { tape: live.tape.clone() };
         let end = pump.record(&shared, &live, guard.as_ref()).await;
         match end {
             Ok(Some(recorded)) => {
                 let stored = recorded.stored(&shared.options, &live);
-                let since = pump_since(&recorded);
                 shared.state.put(&recorded.key, &shared.options, Arc::new(stored), || {
-                    since.is_wrong(&shared)
+                    recorded.since.is_wrong(&shared)
                 });
                 // Stored before it leaves the table of fills: whoever looks finds it here or there.
                 drop(guard);
@@ -150,12 +151,7 @@ where
                 live.tape.fail(error);
             }
         }
-        unfinished.disarm();
     }
-}
-
-fn pump_since(recorded: &Recorded) -> Since {
-    recorded.since.clone()
 }
 
 /// A body that was recorded to its clean end.
@@ -263,22 +259,13 @@ where
     }
 }
 
-/// Fails the tape if the recording goes away before its end: a panic in the body, or the end of the
-/// runtime. Its readers would wait for ever.
+/// Ends a tape that nobody else does: its readers would wait for ever.
 struct Unfinished {
     tape: Arc<Tape>,
-    shared: Arc<Shared>,
-}
-
-impl Unfinished {
-    fn disarm(self) {
-        // Whatever the end was, it has been written; a second one changes nothing.
-    }
 }
 
 impl Drop for Unfinished {
     fn drop(&mut self) {
-        let _ = &self.shared;
         self.tape.fail("the recording was given up".into());
     }
 }

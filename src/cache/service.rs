@@ -169,7 +169,7 @@ impl<S> LruCache<S> {
                 forward = Forward::VaryMiss;
                 vary = vary_of(&stored);
             }
-            Found::Parts(_) | Found::Nothing => {}
+            Found::Nothing => {}
         }
         if stale.is_none()
             && options.rules.partial

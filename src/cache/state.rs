@@ -38,7 +38,6 @@ const SEARCHES: usize = 4096;
 /// What a lookup found.
 pub(crate) enum Found {
     Selected(Arc<Stored>),
-    Parts(Arc<Parts>),
     /// Other variants only; one of them, which tells what selects.
     OtherVariant(Arc<Stored>),
     Nothing,
@@ -92,7 +91,6 @@ impl State {
         }
         match resource {
             None => Found::Nothing,
-            Some(Resource::Parts(parts)) => Found::Parts(parts),
             Some(resource) => match resource.select(request) {
                 Some(stored) => Found::Selected(stored.clone()),
                 None => resource

@@ -105,17 +105,10 @@ impl Rules for Adaptive {
         self.make_room(core, weight, None, Cause::Capacity, sink);
         // One ghost of each list at most, as golang-lru does: a list that is too long shortens slowly.
         // With weights one new entry may have brought several ghosts, so there it is all of them.
-        let limits = [
-            (GHOST_RECENT, self.capacity - self.target),
-            (GHOST_FREQUENT, self.target),
-        ];
+        let limits = [(GHOST_RECENT, self.capacity - self.target), (GHOST_FREQUENT, self.target)];
         for (list, limit) in limits {
             let most = core.size(list).saturating_sub(1);
-            let limit = if core.weigher.is_none() {
-                limit.max(most)
-            } else {
-                limit
-            };
+            let limit = if core.weigher.is_none() { limit.max(most) } else { limit };
             core.trim(list, limit, None);
         }
         core.push(RECENT, hash, key, value, weight, self.most(core.capacity))

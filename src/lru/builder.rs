@@ -105,10 +105,7 @@ impl<K, V, P, S> Builder<K, V, P, S> {
     where
         P: Evicts<K>,
     {
-        self.listener = Some(Listener {
-            call: Arc::new(listener),
-            clone_key: P::CLONE_KEY,
-        });
+        self.listener = Some(Listener { call: Arc::new(listener), clone_key: P::CLONE_KEY });
         self
     }
 }
@@ -139,10 +136,7 @@ impl<K, V, P: Policy, S> Builder<K, V, P, S> {
             core.wheel = Some(Box::new(Wheel::new()));
         }
         core.settle();
-        Cache {
-            core,
-            policy: self.policy,
-        }
+        Cache { core, policy: self.policy }
     }
 
     /// Makes the cache, unless it could hold nothing.

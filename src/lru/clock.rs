@@ -22,9 +22,7 @@ pub struct MonotonicClock {
 impl MonotonicClock {
     /// A clock that starts now.
     pub fn new() -> Self {
-        Self {
-            start: Instant::now(),
-        }
+        Self { start: Instant::now() }
     }
 }
 

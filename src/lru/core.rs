@@ -57,10 +57,7 @@ pub(crate) struct Listener<K, V> {
 
 impl<K, V> Clone for Listener<K, V> {
     fn clone(&self) -> Self {
-        Self {
-            call: Arc::clone(&self.call),
-            clone_key: self.clone_key,
-        }
+        Self { call: Arc::clone(&self.call), clone_key: self.clone_key }
     }
 }
 
@@ -169,16 +166,12 @@ impl<K, V, S> Core<K, V, S> {
     /// Whether an entry of this weight fits beside the others.
     #[inline(always)]
     pub(crate) fn fits(&self, weight: usize) -> bool {
-        self.weight()
-            .checked_add(weight)
-            .is_some_and(|sum| sum <= self.capacity)
+        self.weight().checked_add(weight).is_some_and(|sum| sum <= self.capacity)
     }
 
     #[inline(always)]
     pub(crate) fn list_of(&self, id: Id) -> usize {
-        self.tags
-            .get(id.index())
-            .map_or(RECENT, |tag| usize::from(*tag))
+        self.tags.get(id.index()).map_or(RECENT, |tag| usize::from(*tag))
     }
 
     #[inline(always)]
@@ -193,9 +186,7 @@ impl<K, V, S> Core<K, V, S> {
 
     #[inline(always)]
     pub(crate) fn weigh(&self, key: &K, value: &V) -> usize {
-        self.weigher
-            .as_ref()
-            .map_or(1, |weigher| weigher(key, value))
+        self.weigher.as_ref().map_or(1, |weigher| weigher(key, value))
     }
 
     /// Whether [`Discard`] will do.
@@ -216,15 +207,8 @@ impl<K, V, S> Core<K, V, S> {
 
     #[inline(always)]
     pub(crate) fn report_if(&self, anything: bool) -> Report<K, V> {
-        let listener = if anything {
-            self.listener.clone()
-        } else {
-            None
-        };
-        Report {
-            listener,
-            evicted: 0,
-        }
+        let listener = if anything { self.listener.clone() } else { None };
+        Report { listener, evicted: 0 }
     }
 
     #[inline(always)]
@@ -320,10 +304,7 @@ impl<K, V, S> Core<K, V, S> {
         let store = std::mem::replace(&mut self.store, Store::new(lists));
         self.counts = [0; LISTS];
         self.sizes = [0; LISTS];
-        let side = (
-            std::mem::take(&mut self.tags),
-            std::mem::take(&mut self.weights),
-        );
+        let side = (std::mem::take(&mut self.tags), std::mem::take(&mut self.weights));
         if let Some(wheel) = &mut self.wheel {
             wheel.clear();
         }
@@ -429,10 +410,7 @@ impl<K: Hash + Eq, V, S: BuildHasher> Core<K, V, S> {
                     self.push_ghost(list, key, weight, most);
                     continue;
                 }
-                self.deadline = from
-                    .wheel
-                    .as_ref()
-                    .map_or(NEVER, |wheel| wheel.deadline(id));
+                self.deadline = from.wheel.as_ref().map_or(NEVER, |wheel| wheel.deadline(id));
                 let hash = self.hasher.hash_one(&key);
                 let value = from.store.value(id).clone();
                 self.push(list, hash, key, value, weight, most);
@@ -490,8 +468,7 @@ impl<K: Hash + Eq, V, S: BuildHasher> Core<K, V, S> {
     /// Checks every invariant.
     pub(crate) fn validate(&self, hashes: bool) {
         let hash = |key: &K| self.hasher.hash_one(key);
-        self.store
-            .validate(hashes.then_some(&hash as &dyn Fn(&K) -> u64));
+        self.store.validate(hashes.then_some(&hash as &dyn Fn(&K) -> u64));
         let lists = if self.many { LISTS } else { 1 };
         let mut timed = 0;
         for list in 0..lists {
@@ -508,10 +485,7 @@ impl<K: Hash + Eq, V, S: BuildHasher> Core<K, V, S> {
         for list in lists..LISTS {
             assert_eq!((self.counts[list], self.sizes[list]), (0, 0));
         }
-        assert!(
-            self.weight() <= self.capacity,
-            "the cache is over its capacity"
-        );
+        assert!(self.weight() <= self.capacity, "the cache is over its capacity");
         if let Some(wheel) = &self.wheel {
             wheel.validate(timed);
         }

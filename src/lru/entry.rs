@@ -122,9 +122,7 @@ impl<'a, K: Hash + Eq, V, P: Policy, S: BuildHasher> VacantEntry<'a, K, V, P, S>
     pub fn insert(self, value: V) -> Option<&'a mut V> {
         let mut sink = self.cache.core.report();
         let deadline = self.cache.policy.deadline();
-        let (id, _) = self
-            .cache
-            .write(self.hash, self.key, value, deadline, &mut sink);
+        let (id, _) = self.cache.write(self.hash, self.key, value, deadline, &mut sink);
         id.map(|id| self.cache.core.store.value_mut(id))
     }
 }

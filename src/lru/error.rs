@@ -18,21 +18,15 @@ enum Kind {
 
 impl CapacityError {
     pub(crate) fn capacity() -> Self {
-        Self {
-            kind: Kind::Capacity,
-        }
+        Self { kind: Kind::Capacity }
     }
 
     pub(crate) fn recent_ratio() -> Self {
-        Self {
-            kind: Kind::RecentRatio,
-        }
+        Self { kind: Kind::RecentRatio }
     }
 
     pub(crate) fn ghost_ratio() -> Self {
-        Self {
-            kind: Kind::GhostRatio,
-        }
+        Self { kind: Kind::GhostRatio }
     }
 
     /// Whether it is the capacity that was refused, and not a ratio.

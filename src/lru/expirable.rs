@@ -80,11 +80,7 @@ impl<P: Policy> Expiring<P> {
 
     /// When an entry with this time to live expires.
     pub(crate) fn after(&self, ttl: Duration) -> u64 {
-        if ttl.is_zero() {
-            NEVER
-        } else {
-            self.time().saturating_add(nanos(ttl))
-        }
+        if ttl.is_zero() { NEVER } else { self.time().saturating_add(nanos(ttl)) }
     }
 }
 
@@ -105,11 +101,7 @@ impl<P: Policy> Rules for Expiring<P> {
     const EXPIRES: bool = true;
 
     fn bound(capacity: usize) -> usize {
-        if capacity == 0 {
-            usize::MAX
-        } else {
-            P::bound(capacity)
-        }
+        if capacity == 0 { usize::MAX } else { P::bound(capacity) }
     }
 
     /// While expiry is paused it is always the beginning of time.

@@ -31,9 +31,7 @@ impl BuildHasher for RandomState {
 
     #[inline(always)]
     fn build_hasher(&self) -> DefaultHasher {
-        DefaultHasher {
-            inner: self.seeded.build_hasher(),
-        }
+        DefaultHasher { inner: self.seeded.build_hasher() }
     }
 }
 

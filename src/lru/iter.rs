@@ -22,9 +22,7 @@ struct Chained<W> {
 impl<W: DoubleEndedIterator> Chained<W> {
     fn next(&mut self) -> Option<W::Item> {
         self.left = self.left.saturating_sub(1);
-        self.first
-            .next()
-            .or_else(|| self.second.as_mut().and_then(Iterator::next))
+        self.first.next().or_else(|| self.second.as_mut().and_then(Iterator::next))
     }
 
     fn next_back(&mut self) -> Option<W::Item> {
@@ -45,9 +43,7 @@ struct Live<'a> {
 
 impl Live<'_> {
     fn shows(&self, id: Id) -> bool {
-        !self
-            .wheel
-            .is_some_and(|wheel| is_over(wheel.deadline(id), self.now))
+        !self.wheel.is_some_and(|wheel| is_over(wheel.deadline(id), self.now))
     }
 }
 
@@ -91,11 +87,7 @@ impl<K: Hash + Eq, V, P: Policy, S: BuildHasher> Cache<K, V, P, S> {
     ///
     /// 2Q gives the frequent entries first and ARC the recent ones, each list from its oldest.
     pub fn iter(&self) -> Iter<'_, K, V> {
-        let mut walks = self
-            .policy
-            .order()
-            .iter()
-            .map(|list| self.core.store.walk(*list));
+        let mut walks = self.policy.order().iter().map(|list| self.core.store.walk(*list));
         Iter {
             store: &self.core.store,
             walk: Chained {
@@ -103,10 +95,7 @@ impl<K: Hash + Eq, V, P: Policy, S: BuildHasher> Cache<K, V, P, S> {
                 second: walks.next(),
                 left: self.core.len(),
             },
-            live: Live {
-                wheel: self.core.wheel.as_deref(),
-                now: self.policy.now(),
-            },
+            live: Live { wheel: self.core.wheel.as_deref(), now: self.policy.now() },
         }
     }
 
@@ -118,15 +107,8 @@ impl<K: Hash + Eq, V, P: Policy, S: BuildHasher> Cache<K, V, P, S> {
         let Core { store, wheel, .. } = &mut self.core;
         let [first, second] = store.walks_mut(order);
         IterMut {
-            walk: Chained {
-                first,
-                second: Some(second),
-                left,
-            },
-            live: Live {
-                wheel: wheel.as_deref(),
-                now,
-            },
+            walk: Chained { first, second: Some(second), left },
+            live: Live { wheel: wheel.as_deref(), now },
         }
     }
 
@@ -177,11 +159,7 @@ impl<'a, K, V> Iterator for Iter<'a, K, V> {
     }
 
     fn size_hint(&self) -> (usize, Option<usize>) {
-        let least = if self.live.wheel.is_some() {
-            0
-        } else {
-            self.walk.left
-        };
+        let least = if self.live.wheel.is_some() { 0 } else { self.walk.left };
         (least, Some(self.walk.left))
     }
 }
@@ -201,11 +179,7 @@ impl<K, V> FusedIterator for Iter<'_, K, V> {}
 
 impl<K, V> Clone for Iter<'_, K, V> {
     fn clone(&self) -> Self {
-        Self {
-            store: self.store,
-            walk: self.walk.clone(),
-            live: self.live,
-        }
+        Self { store: self.store, walk: self.walk.clone(), live: self.live }
     }
 }
 
@@ -222,11 +196,7 @@ impl<'a, K, V> Iterator for IterMut<'a, K, V> {
     }
 
     fn size_hint(&self) -> (usize, Option<usize>) {
-        let least = if self.live.wheel.is_some() {
-            0
-        } else {
-            self.walk.left
-        };
+        let least = if self.live.wheel.is_some() { 0 } else { self.walk.left };
         (least, Some(self.walk.left))
     }
 }
@@ -268,9 +238,7 @@ macro_rules! half {
 
         impl<K, V> Clone for $name<'_, K, V> {
             fn clone(&self) -> Self {
-                Self {
-                    iter: self.iter.clone(),
-                }
+                Self { iter: self.iter.clone() }
             }
         }
 
@@ -296,9 +264,7 @@ impl<K: fmt::Debug, V: fmt::Debug> fmt::Debug for Iter<'_, K, V> {
 
 impl<K, V> fmt::Debug for IterMut<'_, K, V> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("IterMut")
-            .field("left", &self.walk.left)
-            .finish()
+        f.debug_struct("IterMut").field("left", &self.walk.left).finish()
     }
 }
 
@@ -310,10 +276,7 @@ impl<K: Hash + Eq, V, P: Policy, S: BuildHasher> Iterator for Drain<'_, K, V, P,
     }
 
     fn size_hint(&self) -> (usize, Option<usize>) {
-        (
-            if P::EXPIRES { 0 } else { self.cache.len() },
-            Some(self.cache.len()),
-        )
+        (if P::EXPIRES { 0 } else { self.cache.len() }, Some(self.cache.len()))
     }
 }
 
@@ -333,9 +296,7 @@ impl<K: Hash + Eq, V, P: Policy, S: BuildHasher> Drop for Drain<'_, K, V, P, S> 
 
 impl<K: Hash + Eq, V, P: Policy, S: BuildHasher> fmt::Debug for Drain<'_, K, V, P, S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Drain")
-            .field("left", &self.cache.len())
-            .finish()
+        f.debug_struct("Drain").field("left", &self.cache.len()).finish()
     }
 }
 
@@ -347,10 +308,7 @@ impl<K: Hash + Eq, V, P: Policy, S: BuildHasher> Iterator for IntoIter<K, V, P, 
     }
 
     fn size_hint(&self) -> (usize, Option<usize>) {
-        (
-            if P::EXPIRES { 0 } else { self.cache.len() },
-            Some(self.cache.len()),
-        )
+        (if P::EXPIRES { 0 } else { self.cache.len() }, Some(self.cache.len()))
     }
 }
 
@@ -364,9 +322,7 @@ impl<K: Hash + Eq, V, P: Policy, S: BuildHasher> FusedIterator for IntoIter<K, V
 
 impl<K, V, P, S> fmt::Debug for IntoIter<K, V, P, S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("IntoIter")
-            .field("left", &self.cache.len())
-            .finish()
+        f.debug_struct("IntoIter").field("left", &self.cache.len()).finish()
     }
 }
 

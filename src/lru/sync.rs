@@ -165,15 +165,9 @@ impl<K: Hash + Eq, V, P: Policy, S: BuildHasher + Clone> Builder<K, V, P, S> {
                 listener: None,
                 shards: None,
             };
-            Shard {
-                cache: Mutex::new(part.build()),
-            }
+            Shard { cache: Mutex::new(part.build()) }
         });
-        Cache {
-            shards: shards.collect(),
-            hasher: self.hasher,
-            listener: self.listener,
-        }
+        Cache { shards: shards.collect(), hasher: self.hasher, listener: self.listener }
     }
 }
 
@@ -208,10 +202,7 @@ impl<K, V, P, S> Cache<K, V, P, S> {
         Gone {
             first: None,
             rest: Vec::new(),
-            clone_key: self
-                .listener
-                .as_ref()
-                .and_then(|listener| listener.clone_key),
+            clone_key: self.listener.as_ref().and_then(|listener| listener.clone_key),
             evicted: 0,
         }
     }
@@ -241,16 +232,12 @@ impl<K, V, P, S> Cache<K, V, P, S> {
 
     /// The sum of the shards' capacities.
     pub fn capacity(&self) -> usize {
-        self.shards.iter().fold(0, |sum: usize, shard| {
-            sum.saturating_add(shard.lock().capacity())
-        })
+        self.shards.iter().fold(0, |sum: usize, shard| sum.saturating_add(shard.lock().capacity()))
     }
 
     /// The sum of the weights; without a weigher the number of entries.
     pub fn weight(&self) -> usize {
-        self.shards.iter().fold(0, |sum: usize, shard| {
-            sum.saturating_add(shard.lock().weight())
-        })
+        self.shards.iter().fold(0, |sum: usize, shard| sum.saturating_add(shard.lock().weight()))
     }
 }
 
@@ -289,9 +276,8 @@ impl<K: Hash + Eq, V, P: Policy, S: BuildHasher> Cache<K, V, P, S> {
     ) -> Option<R> {
         let mut gone = self.gone();
         let mut cache = self.shard(hash).lock();
-        let found = cache
-            .use_entry_into(hash, eq, &mut gone)
-            .map(|id| read(cache.core.store.value(id)));
+        let found =
+            cache.use_entry_into(hash, eq, &mut gone).map(|id| read(cache.core.store.value(id)));
         drop(cache);
         if P::EXPIRES {
             self.tell(gone);
@@ -370,9 +356,7 @@ impl<K: Hash + Eq, V, P: Policy, S: BuildHasher> Cache<K, V, P, S> {
         let (_, previous) = cache.write(hash, key, value, deadline, &mut gone);
         drop(cache);
         drop(previous);
-        OrAdd::Added {
-            evicted: self.tell(gone) > 0,
-        }
+        OrAdd::Added { evicted: self.tell(gone) > 0 }
     }
 
     /// A clone of the value of a key, made and added when it is not there.
@@ -509,9 +493,7 @@ impl<K: Hash + Eq, V, P: Policy, S: BuildHasher> Cache<K, V, P, S> {
             let mut gone = self.gone();
             let mut cache = shard.lock();
             let order = cache.policy.order();
-            cache
-                .core
-                .purge(order, |key, value| gone.entry(key, value, Cause::Purged));
+            cache.core.purge(order, |key, value| gone.entry(key, value, Cause::Purged));
             drop(cache);
             self.tell(gone);
         }
@@ -530,9 +512,7 @@ impl<K: Hash + Eq, V, P: super::Ordered, S: BuildHasher> Cache<K, V, P, S> {
     /// Removes and returns the oldest pair of the first shard that has one, which is the oldest of all in
     /// an [exact](Cache::exact) cache; the listener does not hear of it.
     pub fn pop_oldest(&self) -> Option<(K, V)> {
-        self.shards
-            .iter()
-            .find_map(|shard| shard.lock().pop_oldest())
+        self.shards.iter().find_map(|shard| shard.lock().pop_oldest())
     }
 }
 

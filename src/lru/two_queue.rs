@@ -44,12 +44,7 @@ impl TwoQueue {
         if !(0.0..=1.0).contains(&ghost_ratio) {
             return Err(CapacityError::ghost_ratio());
         }
-        Ok(Self {
-            recent_ratio,
-            ghost_ratio,
-            recent_limit: 0,
-            ghost_limit: 0,
-        })
+        Ok(Self { recent_ratio, ghost_ratio, recent_limit: 0, ghost_limit: 0 })
     }
 }
 

@@ -194,11 +194,7 @@ impl Wheel {
 
     /// Moves all of a bucket to the new end of the due list.
     fn splice(&mut self, bucket: u32) {
-        let Timer {
-            prev: last,
-            next: first,
-            ..
-        } = *self.timer(bucket);
+        let Timer { prev: last, next: first, .. } = *self.timer(bucket);
         if first == bucket {
             return;
         }
@@ -236,11 +232,7 @@ impl Wheel {
 
 impl Timer {
     fn unset(at: u32) -> Self {
-        Self {
-            prev: at,
-            next: at,
-            deadline: NEVER,
-        }
+        Self { prev: at, next: at, deadline: NEVER }
     }
 }
 

@@ -58,14 +58,6 @@ pub(crate) fn resolve(
     Ranges::Parts(spans)
 }
 
-/// The one range that a request asks for, when it asks for one with known ends.
-pub(crate) fn single_span(request: &HeaderMap, length: u64) -> Option<Span> {
-    match requested(request)?.as_slice() {
-        [spec] => within(*spec, length),
-        _ => None,
-    }
-}
-
 /// `Content-Range: bytes 0-4/10` with a known length (section 14.4): the span and the whole length.
 pub(crate) fn content_range(value: &[u8]) -> Option<(Span, u64)> {
     let space = value.iter().position(|byte| *byte == b' ')?;

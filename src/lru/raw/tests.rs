@@ -14,16 +14,9 @@ fn chunk(next: &mut impl FnMut() -> u64) -> Chunk {
     let spread = 1 + next() % 8;
     let slots = std::array::from_fn(|_| {
         let filled = !next().is_multiple_of(3);
-        if filled {
-            FULL | (next() % spread) as u32
-        } else {
-            0
-        }
+        if filled { FULL | (next() % spread) as u32 } else { 0 }
     });
-    Chunk {
-        slots,
-        passed: next() as u32 % 3 | next() as u32 & FULL,
-    }
+    Chunk { slots, passed: next() as u32 % 3 | next() as u32 & FULL }
 }
 
 #[test]
@@ -32,9 +25,7 @@ fn vectors_and_words_say_the_same() {
     for _ in 0..if cfg!(miri) { 200 } else { 20_000 } {
         let chunk = chunk(&mut next);
         let expected = |is_in: &dyn Fn(u32) -> bool| {
-            (0..SLOTS)
-                .map(|at| u32::from(is_in(chunk.slots[at])) << at)
-                .sum::<u32>()
+            (0..SLOTS).map(|at| u32::from(is_in(chunk.slots[at])) << at).sum::<u32>()
         };
         let vacant = expected(&|slot| slot == 0);
         assert_eq!(vector::vacant(&chunk), vacant);
