@@ -153,6 +153,13 @@ impl Flights {
         Join::Lead(Guard { flights: self.clone(), key: key.clone(), flight })
     }
 
+    /// Joins the fill of `key` if there is one.
+    pub(crate) fn follow<T>(&self, key: &FlightKey) -> Option<Join<T>> {
+        let inner = self.lock();
+        let flight = inner.flights.get(key).filter(|flight| !flight.is_doomed())?;
+        Some(Join::Follow(flight.landing.subscribe()))
+    }
+
     /// Remembers that answers for this key cannot be shared.
     pub(crate) fn remember_pass(&self, key: &FlightKey, until: Instant, now: Instant) {
         let hash = self.hasher.hash_one(key);

@@ -110,17 +110,26 @@ where
         let options = &self.shared.options;
         let alone = !options.collapse
             || self.client.method != Method::GET
-            || self.client.headers.contains_key(RANGE) && self.stale.is_none()
             || self.client.forces_an_answer();
         if alone {
             return self.alone(false).await;
         }
+        // A part is no answer for everyone, so who asks for one does not lead. But it may lie in what others
+        // are about to get.
+        let follows_only = self.client.headers.contains_key(RANGE) && self.stale.is_none();
         // Twice at most: under the selection that is known, and under the one that the answer names.
         for _ in 0..2 {
             let key = self.flight_key();
             let shared = self.shared.clone();
-            let join =
-                shared.state.flights.join(&key, shared.state.now().steady, || self.look_again());
+            let flights = &shared.state.flights;
+            let join = if follows_only {
+                match flights.follow(&key) {
+                    Some(join) => join,
+                    None => return self.alone(false).await,
+                }
+            } else {
+                flights.join(&key, shared.state.now().steady, || self.look_again())
+            };
             match join {
                 Join::Found(stored) => return Ok(self.hit(&stored)),
                 Join::Lead(guard) => return self.lead(guard).await,
