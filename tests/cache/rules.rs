@@ -104,10 +104,10 @@ async fn lifetimes() {
         rule("s-maxage", &[("cache-control", "s-maxage=60")]).stored(),
         rule("s-maxage before max-age", &[("cache-control", "max-age=60, s-maxage=1")]),
         rule("s-maxage after max-age", &[("cache-control", "s-maxage=60, max-age=1")]).stored(),
-        rule("s-maxage on another line", &[
-            ("cache-control", "max-age=60"),
-            ("cache-control", "s-maxage=1"),
-        ]),
+        rule(
+            "s-maxage on another line",
+            &[("cache-control", "max-age=60"), ("cache-control", "s-maxage=1")],
+        ),
         rule("expires", &[("date", now), ("expires", later)]).stored(),
         rule("expires without date", &[("expires", later)]).stored(),
         rule("expires with a bad date", &[("date", "foo"), ("expires", soon)]).stored(),
@@ -147,11 +147,10 @@ async fn ages() {
         rule("apparent age", &[("date", date(-7200).as_str()), max_age]),
         rule("apparent age below", &[("date", early.as_str()), max_age]).stored(),
         rule("a date in the future has no age", &[("date", fast.as_str()), max_age]).stored(),
-        rule("the larger of two ages", &[
-            ("date", early.as_str()),
-            ("expires", ten.as_str()),
-            ("age", "35"),
-        ]),
+        rule(
+            "the larger of two ages",
+            &[("date", early.as_str()), ("expires", ten.as_str()), ("age", "35")],
+        ),
     ])
     .await;
 }
@@ -187,8 +186,8 @@ async fn every_final_status_with_explicit_freshness() {
     let max_age = ("cache-control", "max-age=60");
     let mut rules = Vec::new();
     for status in [
-        200, 201, 202, 203, 204, 205, 299, 300, 301, 302, 303, 307, 308, 400, 401, 403, 404, 410, 418,
-        451, 499, 500, 502, 503, 504, 599,
+        200, 201, 202, 203, 204, 205, 299, 300, 301, 302, 303, 307, 308, 400, 401, 403, 404, 410,
+        418, 451, 499, 500, 502, 503, 504, 599,
     ] {
         rules.push(rule("status", &[max_age]).status(status).stored());
     }
@@ -216,20 +215,33 @@ async fn prohibitions() {
         rule("no-cache", &[("cache-control", "max-age=60, no-cache")]),
         rule("no-cache of a field", &[("cache-control", "max-age=60, no-cache=\"x\"")]).stored(),
         rule("immutable is no lifetime", &[("cache-control", "immutable")]),
-        rule("pragma of a response says nothing", &[("cache-control", max_age), ("pragma", "no-cache")])
-            .stored(),
+        rule(
+            "pragma of a response says nothing",
+            &[("cache-control", max_age), ("pragma", "no-cache")],
+        )
+        .stored(),
         rule("authorization", &[("cache-control", max_age)]).with(&[user]),
-        rule("authorization, public", &[("cache-control", "max-age=60, public")]).with(&[user]).stored(),
+        rule("authorization, public", &[("cache-control", "max-age=60, public")])
+            .with(&[user])
+            .stored(),
         rule("authorization, must-revalidate", &[("cache-control", "max-age=60, must-revalidate")])
             .with(&[user])
             .stored(),
         rule("authorization, s-maxage", &[("cache-control", "s-maxage=60")]).with(&[user]).stored(),
-        rule("authorization, proxy-revalidate", &[("cache-control", "max-age=60, proxy-revalidate")])
-            .with(&[user]),
-        rule("cookie of a request", &[("cache-control", max_age)]).with(&[("cookie", "a=b")]).stored(),
-        rule("set-cookie", &[("cache-control", max_age), cookie]).stored_by_rfc9111(),
-        rule("set-cookie that is private", &[("cache-control", "max-age=60, private=\"set-cookie\""), cookie])
+        rule(
+            "authorization, proxy-revalidate",
+            &[("cache-control", "max-age=60, proxy-revalidate")],
+        )
+        .with(&[user]),
+        rule("cookie of a request", &[("cache-control", max_age)])
+            .with(&[("cookie", "a=b")])
             .stored(),
+        rule("set-cookie", &[("cache-control", max_age), cookie]).stored_by_rfc9111(),
+        rule(
+            "set-cookie that is private",
+            &[("cache-control", "max-age=60, private=\"set-cookie\""), cookie],
+        )
+        .stored(),
         rule("vary *", &[("cache-control", max_age), ("vary", "*")]),
         rule("vary with a *", &[("cache-control", max_age), ("vary", "foo, *")]),
     ])
