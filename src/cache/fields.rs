@@ -38,7 +38,7 @@ impl Fields {
         let names: usize = entries
             .iter()
             .filter(|(name, _)| !is_well_known(name))
-            .map(|(name, _)| name.as_str().len())
+            .map(|(name, _)| name.as_str().len() + SHARED)
             .sum();
         let bytes = total + names + size_of_val(&*entries) + SHARED;
         Self { entries, bytes }

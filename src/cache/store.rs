@@ -209,8 +209,12 @@ fn shelf(
 
 /// What an entry takes in memory: its place in the core, its key, head and body.
 pub(crate) fn weigh(key: &CacheKey, resource: &Resource) -> usize {
-    Shelf::ENTRY_BYTES + key.as_str().len() + resource.weight()
+    PLACE + key.as_str().len() + resource.weight()
 }
+
+/// The place of an entry in the core: in the lists and the index, with its weight and its time. All of these
+/// are tables that grow by doubling, so there may be room for another one of each.
+const PLACE: usize = 2 * (Shelf::ENTRY_BYTES + size_of::<usize>() + 2 * size_of::<u64>());
 
 /// The clock of the runtime, which tests can pause.
 #[derive(Debug)]

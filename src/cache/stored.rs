@@ -77,7 +77,7 @@ pub(crate) struct Stored {
     pub(crate) body: Bytes,
     pub(crate) trailers: Option<Box<HeaderMap>>,
     /// When it was purged softly.
-    expired: OnceLock<Moment>,
+    expired: OnceLock<Box<Moment>>,
 }
 
 impl Stored {
@@ -89,7 +89,7 @@ impl Stored {
     /// Makes it stale now, whatever its lifetime.
     pub(crate) fn expire(&self, now: Moment) {
         // The first time counts.
-        self.expired.get_or_init(|| now);
+        self.expired.get_or_init(|| Box::new(now));
     }
 
     /// For how long it has been stale by [`expire`](Self::expire).

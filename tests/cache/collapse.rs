@@ -518,3 +518,92 @@ async fn a_drain_waits_for_fills_that_nobody_waits_for() {
     drained.await;
     assert_eq!(app.handle.len(), 1);
 }
+
+/// 300 clients, and a handler that takes 200 ms: the times of all until their first byte and until their end.
+///
+/// Time is paused, so these are exact: only a wait takes any.
+async fn burst(app: &App) -> (Vec<Duration>, Vec<Duration>) {
+    let start = tokio::time::Instant::now();
+    let all = join_all((0..300).map(|_| {
+        let app = app.clone();
+        tokio::spawn(async move {
+            let mut response = app.start(get("/", &[])).await;
+            let _ = response.body_mut().frame().await;
+            let first = start.elapsed();
+            while response.body_mut().frame().await.is_some() {}
+            (first, start.elapsed())
+        })
+    }))
+    .await;
+    let (mut first, mut end): (Vec<_>, Vec<_>) = all.into_iter().map(|one| one.unwrap()).unzip();
+    first.sort();
+    end.sort();
+    (first, end)
+}
+
+const ORIGIN: Duration = Duration::from_millis(200);
+
+fn slow(make: fn(usize) -> Response<Body>) -> App {
+    App::with_service(layer(), move |number, _| async move {
+        tokio::time::sleep(ORIGIN).await;
+        Ok(make(number))
+    })
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_burst_waits_for_one_call() {
+    let app = slow(|_| answer(&[("cache-control", "max-age=60")], "x"));
+    let (first, end) = burst(&app).await;
+    assert_eq!(app.calls(), 1);
+    assert!(first[150] <= ORIGIN + Duration::from_millis(10), "{:?}", first[150]);
+    assert!(end[299] <= ORIGIN + Duration::from_millis(10), "{:?}", end[299]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_burst_of_what_cannot_be_shared_waits_twice_and_then_once() {
+    let refused: [fn(usize) -> Response<Body>; 2] =
+        [|_| answer(&[("cache-control", "no-store")], "x"), |_| status(500, &[], "x")];
+    for make in refused {
+        let app = slow(make);
+        let (_, end) = burst(&app).await;
+        assert!(end[299] <= ORIGIN * 2 + ORIGIN / 10, "{:?}", end[299]);
+        let (_, end) = burst(&app).await;
+        assert!(end[299] <= ORIGIN + ORIGIN / 10, "{:?}", end[299]);
+        assert_eq!(app.calls(), 600);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_burst_of_a_stream_gets_its_first_byte_with_the_leader() {
+    let app = App::with_service(layer(), |_, _| async {
+        let (send, receive) = mpsc::channel(1);
+        tokio::spawn(async move {
+            for _ in 0..10 {
+                let _ = send.send(Bytes::from_static(b"piece")).await;
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        });
+        Ok(answer(&[("cache-control", "max-age=60")], Body::new(Channel::new(receive))))
+    });
+    let (first, end) = burst(&app).await;
+    assert_eq!(app.calls(), 1);
+    assert!(first[299] - first[0] <= Duration::from_millis(10), "{:?}", first[299]);
+    assert!(end[0] >= Duration::from_secs(1), "{:?}", end[0]);
+    assert!(end[299] - end[0] <= Duration::from_millis(10));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_burst_whose_leader_leaves_is_not_slower() {
+    let app = slow(|_| answer(&[("cache-control", "max-age=60")], "x"));
+    let mut leader = Box::pin(app.start(get("/", &[])));
+    assert!(leader.as_mut().now_or_never().is_none());
+    settle().await;
+    let followers = burst(&app);
+    let leaves = async {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        drop(leader);
+    };
+    let ((first, _), ()) = futures_util::future::join(followers, leaves).await;
+    assert_eq!(app.calls(), 1);
+    assert!(first[299] <= ORIGIN + Duration::from_millis(10), "{:?}", first[299]);
+}

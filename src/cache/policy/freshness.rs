@@ -33,8 +33,8 @@ pub(crate) struct Terms {
     pub(crate) no_cache: bool,
     /// It must never be used stale.
     pub(crate) must_revalidate: bool,
-    pub(crate) stale_while_revalidate: Duration,
-    pub(crate) stale_if_error: Duration,
+    stale_while_revalidate: u32,
+    stale_if_error: u32,
 }
 
 impl Terms {
@@ -49,8 +49,10 @@ impl Terms {
         control: &ResponseControl,
     ) -> Self {
         let (lifetime, source) = lifetime(rules, exchange, control);
-        let window =
-            |stated: Option<u64>, default: Duration| stated.map_or(default, Duration::from_secs);
+        let window = |stated: Option<u64>, default: Duration| {
+            let seconds = stated.unwrap_or(default.as_secs());
+            u32::try_from(seconds).unwrap_or(u32::MAX)
+        };
         Self {
             lifetime,
             initial_age: initial_age(exchange),
@@ -82,6 +84,16 @@ impl Terms {
         age.saturating_sub(self.lifetime)
     }
 
+    /// For how long past its freshness it may answer while it is validated (RFC 5861, section 3).
+    pub(crate) fn stale_while_revalidate(&self) -> Duration {
+        Duration::from_secs(self.stale_while_revalidate.into())
+    }
+
+    /// For how long past its freshness it may answer in place of an error (RFC 5861, section 4).
+    pub(crate) fn stale_if_error(&self) -> Duration {
+        Duration::from_secs(self.stale_if_error.into())
+    }
+
     /// Whether one response may answer several requests that came while it was made.
     ///
     /// One that has to be validated before each use, or that is stale on arrival, is for one request only.
@@ -94,7 +106,7 @@ impl Terms {
         let stale = if self.no_cache || self.must_revalidate {
             Duration::ZERO
         } else {
-            self.stale_while_revalidate.max(self.stale_if_error).max(rules.stale_on_failure)
+            self.stale_while_revalidate().max(self.stale_if_error()).max(rules.stale_on_failure)
         };
         self.lifetime.saturating_add(stale).saturating_sub(self.initial_age)
     }

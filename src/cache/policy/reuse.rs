@@ -60,7 +60,7 @@ pub(crate) fn reuse(
     if request.max_stale.is_some_and(|seconds| staleness.as_secs() <= seconds) {
         return Reuse::Stale;
     }
-    let window = terms.stale_while_revalidate;
+    let window = terms.stale_while_revalidate();
     if window > Duration::ZERO && staleness <= window {
         return Reuse::StaleWhileRevalidate;
     }
@@ -88,7 +88,7 @@ pub(crate) fn is_usable_after(
     }
     let staleness = expired.unwrap_or_else(|| terms.staleness(age));
     let asked = request.stale_if_error.map(Duration::from_secs);
-    let stated = asked.unwrap_or_default().max(terms.stale_if_error);
+    let stated = asked.unwrap_or_default().max(terms.stale_if_error());
     (stated > Duration::ZERO && staleness <= stated)
         || (is_disconnection
             && rules.stale_on_failure > Duration::ZERO
