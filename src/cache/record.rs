@@ -130,7 +130,7 @@ where
         let _unfinished = Unfinished { tape: live.tape.clone() };
         let end = pump.record(&shared, &live, guard.as_ref()).await;
         match end {
-            Ok(Some(recorded)) => {
+            Ok(Some(mut recorded)) => {
                 let stored = recorded.stored(&shared.options, &live);
                 shared.state.put(&recorded.key, &shared.options, Arc::new(stored), || {
                     recorded.since.is_wrong(&shared)
@@ -163,7 +163,7 @@ struct Recorded {
 }
 
 impl Recorded {
-    fn stored(&self, options: &Options, live: &Live) -> Stored {
+    fn stored(&mut self, options: &Options, live: &Live) -> Stored {
         let head = if options.make_etag
             && live.head.status == StatusCode::OK
             && !live.head.fields.contains(&ETAG)
@@ -172,7 +172,8 @@ impl Recorded {
         } else {
             live.head.clone()
         };
-        Stored::new(head, self.body.clone(), self.trailers.clone())
+        // Taken, not cloned: a clone would make it shared, which costs an allocation.
+        Stored::new(head, std::mem::take(&mut self.body), self.trailers.clone())
     }
 }
 

@@ -13,7 +13,8 @@ use super::BoxError;
 use super::answer::{self, Asked};
 use super::body::ResponseBody;
 use super::event::{CacheEvent, count};
-use super::fill::{self, Client, Fill};
+use super::fetch::{self, Client};
+use super::fill::Fill;
 use super::future::ResponseFuture;
 use super::key::CacheKey;
 use super::options::Options;
@@ -23,6 +24,7 @@ use super::policy::{RequestControl, Reuse, conditional, field, freshness, reuse}
 use super::record;
 use super::state::{Found, State};
 use super::stored::Stored;
+use super::write;
 
 /// What all clones of a service share.
 #[derive(Debug)]
@@ -93,7 +95,7 @@ where
             count(&shared.state.counters.bypassed);
             let client = client(&parts, key, RequestControl::default(), Forward::Method);
             let request = Request::from_parts(parts, body);
-            return ResponseFuture::boxed(fill::write(
+            return ResponseFuture::boxed(write::write(
                 shared.clone(),
                 self.inner.clone(),
                 request,
@@ -200,7 +202,7 @@ impl<S> LruCache<S> {
             }
             count(&state.counters.misses);
             state.tell(CacheEvent::Miss(&client.key));
-            return ResponseFuture::boxed(fill::head(
+            return ResponseFuture::boxed(write::head(
                 shared.clone(),
                 self.inner.clone(),
                 request,
@@ -254,7 +256,7 @@ impl<S> LruCache<S> {
         let key = parts.uri.path().to_owned();
         let request = Request::from_parts(parts, body);
         ResponseFuture::boxed(async move {
-            let mut response = fill::call(inner, request).await?.map(ResponseBody::inner);
+            let mut response = fetch::call(inner, request).await?.map(ResponseBody::inner);
             let _ = record::take_tags(&shared.options, response.headers_mut());
             let status = answer::forwarded_status(forward, Some(response.status()));
             answer::mark(&shared.options, &mut response, &key, &status, CacheOutcome::Bypass);

@@ -8,10 +8,7 @@ pub(crate) const MAX_SECONDS: u64 = 1 << 31;
 
 /// The members of a list over all lines of a field, without surrounding white space, without empty
 /// members; a comma inside a quoted string separates nothing.
-pub(crate) fn members<'a>(
-    headers: &'a HeaderMap,
-    name: impl AsHeaderName,
-) -> impl Iterator<Item = &'a [u8]> {
+pub(crate) fn members(headers: &HeaderMap, name: impl AsHeaderName) -> impl Iterator<Item = &[u8]> {
     headers.get_all(name).iter().flat_map(|line| split(line.as_bytes()))
 }
 

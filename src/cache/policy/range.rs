@@ -207,7 +207,8 @@ mod tests {
         // RFC 9110, section 13.1.5.
         let modified = "Sun, 06 Nov 1994 08:49:37 GMT";
         let later = "Sun, 06 Nov 1994 08:49:38 GMT";
-        let table: &[(&[(HeaderName, &str)], &str, bool)] = &[
+        type Lines<'a> = &'a [(HeaderName, &'a str)];
+        let table: &[(Lines<'_>, &str, bool)] = &[
             (&[(ETAG, "\"a\"")], "\"a\"", true),
             (&[(ETAG, "\"a\"")], "\"b\"", false),
             (&[(ETAG, "W/\"a\"")], "W/\"a\"", false),
