@@ -18,14 +18,14 @@ use std::mem::{self, MaybeUninit};
 const SLOTS: usize = 15;
 /// The slots of a chunk, as bits.
 const ALL: u32 = (1 << SLOTS) - 1;
-/// Set in every slot that is filled, so that an empty one matches nothing.
-const FULL: u32 = 1 << 31;
+/// Set in the upper half of every slot that is filled, so that an empty one matches nothing.
+const FULL: u16 = 1 << 15;
 /// Entries per chunk when the index is full: few enough that hardly any finds its chunk full.
 const PER_CHUNK: usize = 8;
 /// End of the free list, and the mark of a free node.
 const NONE: u32 = u32::MAX;
 /// The highest number of nodes: their ids leave the highest bit of a slot free.
-const MAX_NODES: usize = (FULL - 8) as usize;
+const MAX_NODES: usize = (1 << 31) - 8;
 
 /// The first ghost list; lists below it hold values.
 pub(crate) const GHOSTS: usize = 2;
@@ -52,33 +52,50 @@ impl Id {
 
 /// A cache line of the index: fifteen slots, and how many entries passed by because it was full.
 ///
-/// A slot holds an id in its low bits and, in the bits above, as much of the hash as fits, so that a whole
-/// line is searched at once and nearly nothing is found that is not the key.
+/// A slot is 32 bits: an id and, in the bits above it, as much of the hash as fits, so that nearly nothing
+/// is found that is not the key. The upper halves of the slots lie together: a search looks at those only.
 #[derive(Clone)]
 #[repr(C, align(64))]
 struct Chunk {
-    slots: [u32; SLOTS],
-    passed: u32,
+    upper: [u16; SLOTS],
+    /// Once it is full it no longer knows how many passed, and stays.
+    passed: u16,
+    lower: [u16; SLOTS],
+    unused: u16,
 }
 
 impl Chunk {
     const EMPTY: Self = Self {
-        slots: [0; SLOTS],
+        upper: [0; SLOTS],
         passed: 0,
+        lower: [0; SLOTS],
+        unused: 0,
     };
 
     #[inline(always)]
     fn slot(&self, at: u32) -> u32 {
         debug_assert!((at as usize) < SLOTS);
         // SAFETY: `at` is the position of a bit in a mask of SLOTS bits.
-        unsafe { *self.slots.get_unchecked(at as usize) }
+        let upper = unsafe { *self.upper.get_unchecked(at as usize) };
+        // SAFETY: as above.
+        let lower = unsafe { *self.lower.get_unchecked(at as usize) };
+        u32::from(upper) << 16 | u32::from(lower)
     }
 
     #[inline(always)]
     fn set(&mut self, at: u32, slot: u32) {
         debug_assert!((at as usize) < SLOTS);
         // SAFETY: `at` is the position of a bit in a mask of SLOTS bits.
-        *unsafe { self.slots.get_unchecked_mut(at as usize) } = slot;
+        *unsafe { self.upper.get_unchecked_mut(at as usize) } = (slot >> 16) as u16;
+        // SAFETY: as above.
+        *unsafe { self.lower.get_unchecked_mut(at as usize) } = slot as u16;
+    }
+
+    #[inline(always)]
+    fn clear(&mut self, at: u32) {
+        debug_assert!((at as usize) < SLOTS);
+        // SAFETY: `at` is the position of a bit in a mask of SLOTS bits.
+        *unsafe { self.upper.get_unchecked_mut(at as usize) } = 0;
     }
 }
 
@@ -86,10 +103,11 @@ impl Chunk {
 mod vector {
     use super::{ALL, Chunk};
     use std::arch::x86_64::{
-        __m128i, _mm_and_si128, _mm_cmpeq_epi32, _mm_load_si128, _mm_movemask_epi8,
-        _mm_packs_epi16, _mm_packs_epi32, _mm_set1_epi32,
+        __m128i, _mm_and_si128, _mm_cmpeq_epi16, _mm_load_si128, _mm_movemask_epi8,
+        _mm_packs_epi16, _mm_set1_epi16,
     };
 
+    /// Upper halves in the parts 0 and 1, lower ones in 2 and 3.
     #[inline]
     #[target_feature(enable = "sse2")]
     fn part(chunk: &Chunk, part: usize) -> __m128i {
@@ -101,42 +119,53 @@ mod vector {
         unsafe { _mm_load_si128(from) }
     }
 
-    /// The sign of each number of four vectors, as bits.
+    /// The signs of sixteen numbers as bits.
     #[inline]
     #[target_feature(enable = "sse2")]
-    fn signs(a: __m128i, b: __m128i, c: __m128i, d: __m128i) -> u32 {
-        let halves = _mm_packs_epi16(_mm_packs_epi32(a, b), _mm_packs_epi32(c, d));
-        _mm_movemask_epi8(halves).cast_unsigned()
+    fn signs(a: __m128i, b: __m128i) -> u32 {
+        _mm_movemask_epi8(_mm_packs_epi16(a, b)).cast_unsigned() & ALL
     }
 
     #[inline]
     #[target_feature(enable = "sse2")]
-    fn matches_sse2(chunk: &Chunk, want: u32, bits: u32) -> u32 {
-        let want = _mm_set1_epi32(want.cast_signed());
-        let bits = _mm_set1_epi32(bits.cast_signed());
-        let a = _mm_cmpeq_epi32(_mm_and_si128(part(chunk, 0), bits), want);
-        let b = _mm_cmpeq_epi32(_mm_and_si128(part(chunk, 1), bits), want);
-        let c = _mm_cmpeq_epi32(_mm_and_si128(part(chunk, 2), bits), want);
-        let d = _mm_cmpeq_epi32(_mm_and_si128(part(chunk, 3), bits), want);
-        signs(a, b, c, d) & ALL
+    fn matches_sse2(chunk: &Chunk, mark: u16, bits: u16) -> u32 {
+        let mark = _mm_set1_epi16(mark.cast_signed());
+        let bits = _mm_set1_epi16(bits.cast_signed());
+        let a = _mm_cmpeq_epi16(_mm_and_si128(part(chunk, 0), bits), mark);
+        let b = _mm_cmpeq_epi16(_mm_and_si128(part(chunk, 1), bits), mark);
+        signs(a, b)
+    }
+
+    #[inline]
+    #[target_feature(enable = "sse2")]
+    fn holds_sse2(chunk: &Chunk, slot: u32) -> u32 {
+        let upper = _mm_set1_epi16(((slot >> 16) as u16).cast_signed());
+        let lower = _mm_set1_epi16((slot as u16).cast_signed());
+        let a = _mm_cmpeq_epi16(part(chunk, 0), upper);
+        let b = _mm_cmpeq_epi16(part(chunk, 1), upper);
+        let c = _mm_cmpeq_epi16(part(chunk, 2), lower);
+        let d = _mm_cmpeq_epi16(part(chunk, 3), lower);
+        signs(_mm_and_si128(a, c), _mm_and_si128(b, d))
     }
 
     #[inline]
     #[target_feature(enable = "sse2")]
     fn vacant_sse2(chunk: &Chunk) -> u32 {
-        !signs(
-            part(chunk, 0),
-            part(chunk, 1),
-            part(chunk, 2),
-            part(chunk, 3),
-        ) & ALL
+        !signs(part(chunk, 0), part(chunk, 1)) & ALL
     }
 
-    /// Slots that equal `want` in these bits.
+    /// Slots whose upper half equals `mark` in these bits.
     #[inline(always)]
-    pub(super) fn matches(chunk: &Chunk, want: u32, bits: u32) -> u32 {
+    pub(super) fn matches(chunk: &Chunk, mark: u16, bits: u16) -> u32 {
         // SAFETY: this module is there only in builds whose every processor has SSE2.
-        unsafe { matches_sse2(chunk, want, bits) }
+        unsafe { matches_sse2(chunk, mark, bits) }
+    }
+
+    /// Slots that hold exactly `slot`, which has `FULL` set.
+    #[inline(always)]
+    pub(super) fn holds(chunk: &Chunk, slot: u32) -> u32 {
+        // SAFETY: as in `matches`.
+        unsafe { holds_sse2(chunk, slot) }
     }
 
     /// Slots that hold nothing.
@@ -150,22 +179,26 @@ mod vector {
 /// The same without vectors, for every other machine; tested against them.
 #[cfg(any(test, not(all(target_arch = "x86_64", target_feature = "sse2"))))]
 mod portable {
-    use super::Chunk;
+    use super::{Chunk, FULL, SLOTS};
 
     #[inline]
-    fn gather(chunk: &Chunk, is_in: impl Fn(u32) -> bool) -> u32 {
-        let slots = chunk.slots.iter().enumerate();
-        slots.fold(0, |found, (at, slot)| found | u32::from(is_in(*slot)) << at)
+    fn gather(is_in: impl Fn(usize) -> bool) -> u32 {
+        (0..SLOTS).fold(0, |found, at| found | u32::from(is_in(at)) << at)
     }
 
     #[inline]
-    pub(super) fn matches(chunk: &Chunk, want: u32, bits: u32) -> u32 {
-        gather(chunk, |slot| slot & bits == want)
+    pub(super) fn matches(chunk: &Chunk, mark: u16, bits: u16) -> u32 {
+        gather(|at| chunk.upper[at] & bits == mark)
+    }
+
+    #[inline]
+    pub(super) fn holds(chunk: &Chunk, slot: u32) -> u32 {
+        gather(|at| chunk.upper[at] == (slot >> 16) as u16 && chunk.lower[at] == slot as u16)
     }
 
     #[inline]
     pub(super) fn vacant(chunk: &Chunk) -> u32 {
-        gather(chunk, |slot| slot == 0)
+        gather(|at| chunk.upper[at] & FULL == 0)
     }
 }
 
@@ -178,8 +211,10 @@ use portable as vector;
 /// it leaves, so that a search ends at the first chunk that nobody passed.
 struct Index {
     chunks: Box<[Chunk]>,
-    /// The bits of a slot that belong to the hash.
-    hash_bits: u32,
+    /// The bits of a slot that belong to the id.
+    id_bits: u32,
+    /// The bits of its upper half that belong to the hash.
+    mark_bits: u16,
     /// False once an entry left whose hash was another one when it came: then counts may be too high.
     exact: bool,
 }
@@ -189,15 +224,21 @@ impl Index {
         let id_bits = usize::BITS - (nodes + LISTS).leading_zeros();
         Self {
             chunks: vec![Chunk::EMPTY; nodes.div_ceil(PER_CHUNK).max(1)].into_boxed_slice(),
-            hash_bits: u32::MAX << id_bits,
+            id_bits: !(u32::MAX << id_bits),
+            mark_bits: (u32::MAX << id_bits >> 16) as u16,
             exact: true,
         }
     }
 
-    /// What a slot of this hash has in its high bits.
+    /// What the upper half of a slot has of this hash.
     #[inline(always)]
-    fn mark(&self, hash: u64) -> u32 {
-        (hash as u32 | FULL) & self.hash_bits
+    fn mark(&self, hash: u64) -> u16 {
+        (hash as u16 | FULL) & self.mark_bits
+    }
+
+    #[inline(always)]
+    fn slot(&self, hash: u64, id: u32) -> u32 {
+        u32::from(self.mark(hash)) << 16 | id
     }
 
     #[inline(always)]
@@ -235,9 +276,9 @@ impl Index {
         let mut at = home;
         loop {
             let chunk = self.chunk(at);
-            let mut candidates = vector::matches(chunk, mark, self.hash_bits);
+            let mut candidates = vector::matches(chunk, mark, self.mark_bits);
             while candidates != 0 {
-                let id = chunk.slot(candidates.trailing_zeros()) & !self.hash_bits;
+                let id = chunk.slot(candidates.trailing_zeros()) & self.id_bits;
                 if is_it(id) {
                     return Some(id);
                 }
@@ -257,7 +298,7 @@ impl Index {
     /// The caller has checked that there are fewer entries than the index was made for, hence a vacant slot.
     #[inline(always)]
     fn insert(&mut self, hash: u64, id: u32) {
-        let slot = self.mark(hash) | id;
+        let slot = self.slot(hash, id);
         let mut at = self.home(hash);
         loop {
             let chunk = self.chunk_mut(at);
@@ -266,19 +307,19 @@ impl Index {
                 chunk.set(vacant.trailing_zeros(), slot);
                 return;
             }
-            chunk.passed += 1;
+            chunk.passed = chunk.passed.saturating_add(1);
             at = self.after(at);
         }
     }
 
     #[inline(always)]
     fn remove(&mut self, hash: u64, id: u32) {
-        let slot = self.mark(hash) | id;
+        let slot = self.slot(hash, id);
         let home = self.home(hash);
         let chunk = self.chunk_mut(home);
-        let found = vector::matches(chunk, slot, u32::MAX);
+        let found = vector::holds(chunk, slot);
         if found != 0 {
-            chunk.set(found.trailing_zeros(), 0);
+            chunk.clear(found.trailing_zeros());
         } else {
             self.remove_passed(home, slot, id);
         }
@@ -296,15 +337,18 @@ impl Index {
                 return self.remove_lost(id);
             }
             let chunk = self.chunk_mut(at);
-            let found = vector::matches(chunk, slot, u32::MAX);
+            let found = vector::holds(chunk, slot);
             if found != 0 {
-                chunk.set(found.trailing_zeros(), 0);
+                chunk.clear(found.trailing_zeros());
                 break;
             }
         }
         let mut passed = home;
         while passed != at {
-            self.chunk_mut(passed).passed -= 1;
+            let count = &mut self.chunk_mut(passed).passed;
+            if *count != u16::MAX {
+                *count -= 1;
+            }
             passed = self.after(passed);
         }
     }
@@ -313,9 +357,10 @@ impl Index {
     #[cold]
     fn remove_lost(&mut self, id: u32) {
         for chunk in &mut self.chunks {
-            for slot in &mut chunk.slots {
-                if *slot & FULL != 0 && *slot & !self.hash_bits == id {
-                    *slot = 0;
+            for at in 0..SLOTS as u32 {
+                let slot = chunk.slot(at);
+                if slot >> 31 == 1 && slot & self.id_bits == id {
+                    chunk.clear(at);
                     self.exact = false;
                     return;
                 }
@@ -617,8 +662,22 @@ impl<K, V> Store<K, V> {
     #[inline(always)]
     pub(crate) fn move_to_front(&mut self, id: Id, list: usize) {
         debug_assert!(!self.is_free(id.0) && list < self.lists as usize);
-        self.unlink(id.0);
-        self.link(id.0, list as u32);
+        let (id, list) = (id.0, list as u32);
+        // Every load comes before the first store: a load behind a store whose address is not known yet
+        // may have to wait for it.
+        let first = self.node(list).next;
+        let node = self.node(id);
+        let (prev, next) = (node.prev, node.next);
+        if prev == list {
+            return;
+        }
+        self.node_mut(prev).next = next;
+        self.node_mut(next).prev = prev;
+        let node = self.node_mut(id);
+        node.prev = list;
+        node.next = first;
+        self.node_mut(first).prev = id;
+        self.node_mut(list).next = id;
     }
 
     /// Makes it the oldest of a list of the same kind.
@@ -765,12 +824,12 @@ impl<K, V> Store<K, V> {
         let mut seen = vec![false; self.nodes.len()];
         let mut filled = 0;
         for (at, chunk) in index.chunks.iter().enumerate() {
-            for slot in chunk.slots {
-                if slot == 0 {
+            for slot in (0..SLOTS as u32).map(|at| chunk.slot(at)) {
+                if slot >> 31 == 0 {
                     continue;
                 }
                 filled += 1;
-                let id = slot & !index.hash_bits;
+                let id = slot & index.id_bits;
                 assert!(
                     id >= self.lists && !self.is_free(id),
                     "the index names a free node"
@@ -781,7 +840,7 @@ impl<K, V> Store<K, V> {
                 );
                 let Some(hash) = hash else { continue };
                 let hash = hash(self.key(Id(id)));
-                assert_eq!(slot, index.mark(hash) | id, "a slot disagrees");
+                assert_eq!(slot, index.slot(hash, id), "a slot disagrees");
                 let mut from = index.home(hash);
                 while from != at {
                     passed[from] += 1;
