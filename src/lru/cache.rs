@@ -235,9 +235,15 @@ impl<K: Hash + Eq, V, P: Policy, S: BuildHasher> Cache<K, V, P, S> {
         };
         let copy = key.clone();
         let (_, previous) = self.write_now(key, value, &mut sink);
-        match previous {
-            Some(previous) => Some((copy, previous)),
-            None => sink.kept,
+        let Keep { kept, mut rest, .. } = sink;
+        match (previous, kept) {
+            (Some(previous), kept) => {
+                if let Some((key, value, cause)) = kept {
+                    rest.entry(key, value, cause);
+                }
+                Some((copy, previous))
+            }
+            (None, kept) => kept.map(|(key, value, _)| (key, value)),
         }
     }
 
@@ -695,7 +701,7 @@ impl<K: Hash + Eq, V, P: Ordered, S: BuildHasher> Cache<K, V, P, S> {
 
 /// Keeps the first that leaves, for whoever pushed.
 struct Keep<K, V, R> {
-    kept: Option<(K, V)>,
+    kept: Option<(K, V, Cause)>,
     clone_key: Option<fn(&K) -> K>,
     rest: R,
 }
@@ -703,7 +709,7 @@ struct Keep<K, V, R> {
 impl<K, V, R: Sink<K, V>> Sink<K, V> for Keep<K, V, R> {
     fn entry(&mut self, key: K, value: V, cause: Cause) {
         if self.kept.is_none() && cause != Cause::Expired {
-            self.kept = Some((key, value));
+            self.kept = Some((key, value, cause));
         } else {
             self.rest.entry(key, value, cause);
         }
@@ -711,7 +717,9 @@ impl<K, V, R: Sink<K, V>> Sink<K, V> for Keep<K, V, R> {
 
     fn ghost(&mut self, key: &K, value: V, cause: Cause) {
         match self.clone_key {
-            Some(clone_key) if self.kept.is_none() => self.kept = Some((clone_key(key), value)),
+            Some(clone_key) if self.kept.is_none() => {
+                self.kept = Some((clone_key(key), value, cause))
+            }
             _ => self.rest.ghost(key, value, cause),
         }
     }

@@ -544,7 +544,8 @@ impl<K: Hash + Eq, V, P: Policy, S: BuildHasher> Cache<K, V, Expiring<P>, S> {
         self.write(hash, key, value, Some(deadline)).0
     }
 
-    /// Takes out every expired entry and says how many there were. The listener hears of each.
+    /// Takes out every entry that expired more than a millisecond ago and says how many there were. The
+    /// listener hears of each.
     pub fn evict_expired(&self) -> usize {
         let mut evicted = 0;
         for shard in &self.shards {
