@@ -243,7 +243,10 @@ impl<K: Hash + Eq, V, P: Policy, S: BuildHasher> Cache<K, V, P, S> {
                 }
                 Some((copy, previous))
             }
-            (None, kept) => kept.map(|(key, value, _)| (key, value)),
+            (None, kept) => {
+                drop(copy);
+                kept.map(|(key, value, _)| (key, value))
+            }
         }
     }
 
@@ -352,7 +355,7 @@ impl<K: Hash + Eq, V, P: Policy, S: BuildHasher> Cache<K, V, P, S> {
         K: Borrow<Q>,
         Q: Hash + Eq + ?Sized,
     {
-        self.pop_entry(key).map(|(_, value)| value)
+        self.pop_entry(key).map(into_value)
     }
 
     /// As [`Cache::pop`], with the key that was stored.
@@ -560,7 +563,7 @@ impl<K: Hash + Eq, V, P: Policy, S: BuildHasher> Cache<K, V, P, S> {
             // The old value must not outlive the one that was to take its place.
             let previous = self.take_by_hash(hash, |held| *held == key);
             sink.entry(key, value, Cause::Rejected);
-            return (None, previous.map(|(_, value)| value));
+            return (None, previous.map(into_value));
         }
         let Some(id) = self.core.store.find(hash, |held| *held == key) else {
             let id = self
@@ -582,6 +585,8 @@ impl<K: Hash + Eq, V, P: Policy, S: BuildHasher> Cache<K, V, P, S> {
         }
         self.policy.touch(&mut self.core, id);
         if T::PLAIN {
+            // Before the previous value is on its way out, which would leak if the key panicked.
+            drop(key);
             let previous = mem::replace(self.core.store.value_mut(id), value);
             return (Some(id), Some(previous));
         }
@@ -602,6 +607,7 @@ impl<K: Hash + Eq, V, P: Policy, S: BuildHasher> Cache<K, V, P, S> {
             .core
             .fits(weight.saturating_sub(self.core.weight_of(id)))
         {
+            drop(key);
             let previous = self.core.replace(id, value, weight);
             return (Some(id), Some(previous));
         }
@@ -614,6 +620,12 @@ impl<K: Hash + Eq, V, P: Policy, S: BuildHasher> Cache<K, V, P, S> {
         let id = self.core.push(list, hash, key, value, weight, most);
         (Some(id), Some(previous))
     }
+}
+
+/// The key goes first: a return value would leak if the key panicked after it was written.
+pub(crate) fn into_value<K, V>((key, value): (K, V)) -> V {
+    drop(key);
+    value
 }
 
 /// A policy that keeps all entries in one order of use.

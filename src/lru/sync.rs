@@ -8,7 +8,7 @@ use std::thread;
 use std::time::Duration;
 
 use super::builder::Builder;
-use super::cache::{self, OrAdd};
+use super::cache::{self, OrAdd, into_value};
 use super::core::{Cause, Listener, Sink};
 use super::error::CapacityError;
 use super::expirable::Expiring;
@@ -437,7 +437,7 @@ impl<K: Hash + Eq, V, P: Policy, S: BuildHasher> Cache<K, V, P, S> {
         K: Borrow<Q>,
         Q: Hash + Eq + ?Sized,
     {
-        self.pop_entry(key).map(|(_, value)| value)
+        self.pop_entry(key).map(into_value)
     }
 
     /// As [`Cache::pop`], with the key that was stored.
