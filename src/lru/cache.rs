@@ -730,7 +730,7 @@ impl<K, V, R: Sink<K, V>> Sink<K, V> for Keep<K, V, R> {
     fn ghost(&mut self, key: &K, value: V, cause: Cause) {
         match self.clone_key {
             Some(clone_key) if self.kept.is_none() => {
-                self.kept = Some((clone_key(key), value, cause))
+                self.kept = Some((clone_key(key), value, cause));
             }
             _ => self.rest.ghost(key, value, cause),
         }
