@@ -36,7 +36,9 @@
 //!
 //! Differences, on purpose: [`deviations`] has a row for each.
 #![cfg(feature = "lru")]
+#![allow(clippy::unwrap_used)]
 
+use std::hash::Hash;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -399,13 +401,10 @@ fn adaptive_target_moves() {
 
 type Timed<K, V> = (ExpirableCache<K, V>, Arc<ManualClock>, Log<K, V>);
 
-fn timed<K: Clone + Send + Sync + 'static, V: Send + Sync + 'static>(
+fn timed<K: Clone + Hash + Eq + Send + Sync + 'static, V: Send + Sync + 'static>(
     capacity: usize,
     millis: u64,
-) -> Timed<K, V>
-where
-    K: std::hash::Hash + Eq,
-{
+) -> Timed<K, V> {
     let log: Log<K, V> = Arc::default();
     let copy = Arc::clone(&log);
     let clock = Arc::new(ManualClock::new());
@@ -632,7 +631,8 @@ fn deviations() {
     assert!(cache.len() <= 1);
 
     // Callbacks of the expirable cache run under its lock there, so that using it from one never returns.
-    let slot: Arc<Mutex<Option<Arc<sync::Cache<u32, u32>>>>> = Arc::default();
+    type Shared = Arc<sync::Cache<u32, u32>>;
+    let slot: Arc<Mutex<Option<Shared>>> = Arc::default();
     let (inside, calls) = (Arc::clone(&slot), Arc::new(AtomicUsize::new(0)));
     let counted = Arc::clone(&calls);
     let cache = Builder::new(1)

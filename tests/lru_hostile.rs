@@ -1,5 +1,6 @@
 //! Keys, values and callbacks that panic, lie, or come back in; bad sizes; threads.
 #![cfg(feature = "lru")]
+#![allow(clippy::unwrap_used)]
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
@@ -182,7 +183,7 @@ fn locks_are_not_poisoned() {
     assert!(panicked.is_err());
     assert_eq!(cache.get(&1), Some(1));
     let panicked = catch_unwind(AssertUnwindSafe(|| {
-        cache.retain(|_, _| panic!("in the closure"))
+        cache.retain(|_, _| panic!("in the closure"));
     }));
     assert!(panicked.is_err());
     assert_eq!(cache.len(), 1);

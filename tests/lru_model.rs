@@ -1,5 +1,6 @@
 //! Every operation of every policy against a model that is too simple to be wrong.
 #![cfg(feature = "lru")]
+#![allow(clippy::unwrap_used)]
 
 use std::collections::BTreeMap;
 use std::hash::Hash;

@@ -19,8 +19,8 @@ fn chunk(next: &mut impl FnMut() -> u64) -> Chunk {
             chunk.upper[at] = FULL | (next() % spread) as u16;
         }
     }
-    chunk.passed = next() as u16 % 3 | next() as u16 & FULL;
-    chunk.unused = next() as u16 % 3 | next() as u16 & FULL;
+    chunk.passed = (next() as u16 % 3) | (next() as u16 & FULL);
+    chunk.unused = (next() as u16 % 3) | (next() as u16 & FULL);
     chunk
 }
 
@@ -36,12 +36,12 @@ fn vectors_and_words_say_the_same() {
         assert_eq!(vector::vacant(&chunk), vacant);
         assert_eq!(portable::vacant(&chunk), vacant);
         for bits in [u16::MAX, !1, !3, FULL] {
-            let mark = (FULL | next() as u16 % 8) & bits;
+            let mark = (FULL | (next() as u16 % 8)) & bits;
             let equal = expected(&|at| chunk.upper[at] & bits == mark);
             assert_eq!(vector::matches(&chunk, mark, bits), equal);
             assert_eq!(portable::matches(&chunk, mark, bits), equal);
         }
-        let slot = u32::from(FULL | next() as u16 % 4) << 16 | next() as u32 % 4;
+        let slot = (u32::from(FULL | (next() as u16 % 4)) << 16) | (next() as u32 % 4);
         let held = expected(&|at| chunk.slot(at as u32) == slot);
         assert_eq!(vector::holds(&chunk, slot), held);
         assert_eq!(portable::holds(&chunk, slot), held);
