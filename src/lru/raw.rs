@@ -20,6 +20,8 @@ const SLOTS: usize = 15;
 const ALL: u32 = (1 << SLOTS) - 1;
 /// Set in the upper half of every slot that is filled, so that an empty one matches nothing.
 const FULL: u16 = 1 << 15;
+/// A count that stays: without the bit of `FULL`, so that it matches nothing.
+const UNKNOWN: u16 = FULL - 1;
 /// Entries per chunk when the index is full: few enough that hardly any finds its chunk full.
 const PER_CHUNK: usize = 8;
 /// End of the free list, and the mark of a free node.
@@ -58,7 +60,7 @@ impl Id {
 #[repr(C, align(64))]
 struct Chunk {
     upper: [u16; SLOTS],
-    /// Once it is full it no longer knows how many passed, and stays.
+    /// At `UNKNOWN` it no longer knows how many passed, and stays.
     passed: u16,
     lower: [u16; SLOTS],
     unused: u16,
@@ -123,7 +125,7 @@ mod vector {
     #[inline]
     #[target_feature(enable = "sse2")]
     fn signs(a: __m128i, b: __m128i) -> u32 {
-        _mm_movemask_epi8(_mm_packs_epi16(a, b)).cast_unsigned() & ALL
+        _mm_movemask_epi8(_mm_packs_epi16(a, b)).cast_unsigned()
     }
 
     #[inline]
@@ -307,7 +309,7 @@ impl Index {
                 chunk.set(vacant.trailing_zeros(), slot);
                 return;
             }
-            chunk.passed = chunk.passed.saturating_add(1);
+            chunk.passed = UNKNOWN.min(chunk.passed + 1);
             at = self.after(at);
         }
     }
@@ -346,7 +348,7 @@ impl Index {
         let mut passed = home;
         while passed != at {
             let count = &mut self.chunk_mut(passed).passed;
-            if *count != u16::MAX {
+            if *count != UNKNOWN {
                 *count -= 1;
             }
             passed = self.after(passed);
@@ -576,7 +578,6 @@ impl<K, V> Store<K, V> {
         debug_assert!(!self.is_free(id.0) && list < GHOSTS);
         self.index.remove(old_hash, id.0);
         self.index.insert(hash, id.0);
-        self.prefetch_newer(id);
         self.move_to_front(id, list);
         let node = self.node_mut(id.0);
         let key = mem::replace(&mut node.key, MaybeUninit::new(key));
@@ -720,6 +721,18 @@ impl<K, V> Store<K, V> {
     #[inline(always)]
     pub(crate) fn prefetch_newer(&self, id: Id) {
         prefetch(self.node(self.node(id.0).prev));
+    }
+
+    /// Brings the index line of a hash.
+    #[inline(always)]
+    pub(crate) fn prefetch_hash(&self, hash: u64) {
+        prefetch(self.index.chunk(self.index.home(hash)));
+    }
+
+    /// Whether the index is larger than what is always near the processor.
+    #[inline(always)]
+    pub(crate) fn is_large(&self) -> bool {
+        self.index.chunks.len() > 1 << 14
     }
 
     /// The entries of a list, from the oldest to the newest.

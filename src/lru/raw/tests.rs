@@ -19,7 +19,7 @@ fn chunk(next: &mut impl FnMut() -> u64) -> Chunk {
             chunk.upper[at] = FULL | (next() % spread) as u16;
         }
     }
-    chunk.passed = (next() as u16 % 3) | (next() as u16 & FULL);
+    chunk.passed = next() as u16 % 3 * (FULL - 1) / 2;
     chunk.unused = (next() as u16 % 3) | (next() as u16 & FULL);
     chunk
 }
