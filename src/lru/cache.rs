@@ -228,12 +228,25 @@ impl<K: Hash + Eq, V, P: Policy, S: BuildHasher> Cache<K, V, P, S> {
         P: Evicts<K>,
         K: Clone,
     {
-        let mut sink = Keep { kept: None, clone_key: P::CLONE_KEY, rest: self.core.report() };
+        let mut sink = Keep {
+            kept: None,
+            clone_key: P::CLONE_KEY,
+            rest: self.core.report(),
+        };
         let copy = key.clone();
         let (_, previous) = self.write_now(key, value, &mut sink);
-        match previous {
-            Some(previous) => Some((copy, previous)),
-            None => sink.kept,
+        let Keep { kept, mut rest, .. } = sink;
+        match (previous, kept) {
+            (Some(previous), kept) => {
+                if let Some((key, value, cause)) = kept {
+                    rest.entry(key, value, cause);
+                }
+                Some((copy, previous))
+            }
+            (None, kept) => {
+                drop(copy);
+                kept.map(|(key, value, _)| (key, value))
+            }
         }
     }
 
@@ -254,7 +267,9 @@ impl<K: Hash + Eq, V, P: Policy, S: BuildHasher> Cache<K, V, P, S> {
         let mut sink = self.core.report();
         let deadline = self.policy.deadline();
         drop(self.write(hash, key, value, deadline, &mut sink));
-        OrAdd::Added { evicted: sink.evicted > 0 }
+        OrAdd::Added {
+            evicted: sink.evicted > 0,
+        }
     }
 
     /// The value of a key, made and added when it is not there; a use either way.
@@ -304,8 +319,16 @@ impl<K: Hash + Eq, V, P: Policy, S: BuildHasher> Cache<K, V, P, S> {
     pub fn entry(&mut self, key: K) -> Entry<'_, K, V, P, S> {
         let hash = self.core.hasher.hash_one(&key);
         match self.use_entry(hash, |held| *held == key) {
-            Some(id) => Entry::Occupied(OccupiedEntry { cache: self, id, hash }),
-            None => Entry::Vacant(VacantEntry { cache: self, key, hash }),
+            Some(id) => Entry::Occupied(OccupiedEntry {
+                cache: self,
+                id,
+                hash,
+            }),
+            None => Entry::Vacant(VacantEntry {
+                cache: self,
+                key,
+                hash,
+            }),
         }
     }
 
@@ -332,7 +355,7 @@ impl<K: Hash + Eq, V, P: Policy, S: BuildHasher> Cache<K, V, P, S> {
         K: Borrow<Q>,
         Q: Hash + Eq + ?Sized,
     {
-        self.pop_entry(key).map(|(_, value)| value)
+        self.pop_entry(key).map(into_value)
     }
 
     /// As [`Cache::pop`], with the key that was stored.
@@ -393,7 +416,8 @@ impl<K: Hash + Eq, V, P: Policy, S: BuildHasher> Cache<K, V, P, S> {
         let capacity = P::bound(capacity);
         self.policy.set_capacity(capacity);
         let spare = self.core.capacity.saturating_sub(capacity);
-        self.policy.make_room(&mut self.core, spare, None, Cause::Resized, sink);
+        self.policy
+            .make_room(&mut self.core, spare, None, Cause::Resized, sink);
         debug_assert!(self.core.len() <= before);
         self.core.capacity = capacity;
         self.policy.trim_ghosts(&mut self.core);
@@ -404,7 +428,8 @@ impl<K: Hash + Eq, V, P: Policy, S: BuildHasher> Cache<K, V, P, S> {
     pub fn purge(&mut self) {
         let mut sink = self.core.report();
         let order = self.policy.order();
-        self.core.purge(order, |key, value| sink.entry(key, value, Cause::Purged));
+        self.core
+            .purge(order, |key, value| sink.entry(key, value, Cause::Purged));
     }
 
     /// Allocates for `entries` entries in all now and not at the first writes.
@@ -525,7 +550,11 @@ impl<K: Hash + Eq, V, P: Policy, S: BuildHasher> Cache<K, V, P, S> {
         deadline: u64,
         sink: &mut T,
     ) -> (Option<Id>, Option<V>) {
-        let weight = if T::PLAIN { 1 } else { self.core.weigh(&key, &value) };
+        let weight = if T::PLAIN {
+            1
+        } else {
+            self.core.weigh(&key, &value)
+        };
         if P::EXPIRES {
             self.sweep(SWEEP, sink);
             self.core.deadline = deadline;
@@ -534,10 +563,12 @@ impl<K: Hash + Eq, V, P: Policy, S: BuildHasher> Cache<K, V, P, S> {
             // The old value must not outlive the one that was to take its place.
             let previous = self.take_by_hash(hash, |held| *held == key);
             sink.entry(key, value, Cause::Rejected);
-            return (None, previous.map(|(_, value)| value));
+            return (None, previous.map(into_value));
         }
         let Some(id) = self.core.store.find(hash, |held| *held == key) else {
-            let id = self.policy.admit(&mut self.core, hash, key, value, weight, sink);
+            let id = self
+                .policy
+                .admit(&mut self.core, hash, key, value, weight, sink);
             return (Some(id), None);
         };
         if P::LISTS > 1 && self.core.is_ghost(id) {
@@ -547,11 +578,15 @@ impl<K: Hash + Eq, V, P: Policy, S: BuildHasher> Cache<K, V, P, S> {
         if P::EXPIRES && self.is_expired(id, self.policy.now()) {
             let (old_key, old_value) = self.core.take_hashed(id, hash);
             sink.entry(old_key, old_value, Cause::Expired);
-            let id = self.policy.admit(&mut self.core, hash, key, value, weight, sink);
+            let id = self
+                .policy
+                .admit(&mut self.core, hash, key, value, weight, sink);
             return (Some(id), None);
         }
         self.policy.touch(&mut self.core, id);
         if T::PLAIN {
+            // Before the previous value is on its way out, which would leak if the key panicked.
+            drop(key);
             let previous = mem::replace(self.core.store.value_mut(id), value);
             return (Some(id), Some(previous));
         }
@@ -568,18 +603,29 @@ impl<K: Hash + Eq, V, P: Policy, S: BuildHasher> Cache<K, V, P, S> {
         weight: usize,
         sink: &mut impl Sink<K, V>,
     ) -> (Option<Id>, Option<V>) {
-        if self.core.fits(weight.saturating_sub(self.core.weight_of(id))) {
+        if self
+            .core
+            .fits(weight.saturating_sub(self.core.weight_of(id)))
+        {
+            drop(key);
             let previous = self.core.replace(id, value, weight);
             return (Some(id), Some(previous));
         }
         // It grew: taken out while others go, so that it is none of them.
         let list = self.core.list_of(id);
         let (_, previous) = self.core.take_hashed(id, hash);
-        self.policy.make_room(&mut self.core, weight, None, Cause::Capacity, sink);
+        self.policy
+            .make_room(&mut self.core, weight, None, Cause::Capacity, sink);
         let most = self.policy.most(self.core.capacity);
         let id = self.core.push(list, hash, key, value, weight, most);
         (Some(id), Some(previous))
     }
+}
+
+/// The key goes first: a return value would leak if the key panicked after it was written.
+pub(crate) fn into_value<K, V>((key, value): (K, V)) -> V {
+    drop(key);
+    value
 }
 
 /// A policy that keeps all entries in one order of use.
@@ -667,7 +713,7 @@ impl<K: Hash + Eq, V, P: Ordered, S: BuildHasher> Cache<K, V, P, S> {
 
 /// Keeps the first that leaves, for whoever pushed.
 struct Keep<K, V, R> {
-    kept: Option<(K, V)>,
+    kept: Option<(K, V, Cause)>,
     clone_key: Option<fn(&K) -> K>,
     rest: R,
 }
@@ -675,7 +721,7 @@ struct Keep<K, V, R> {
 impl<K, V, R: Sink<K, V>> Sink<K, V> for Keep<K, V, R> {
     fn entry(&mut self, key: K, value: V, cause: Cause) {
         if self.kept.is_none() && cause != Cause::Expired {
-            self.kept = Some((key, value));
+            self.kept = Some((key, value, cause));
         } else {
             self.rest.entry(key, value, cause);
         }
@@ -683,7 +729,9 @@ impl<K, V, R: Sink<K, V>> Sink<K, V> for Keep<K, V, R> {
 
     fn ghost(&mut self, key: &K, value: V, cause: Cause) {
         match self.clone_key {
-            Some(clone_key) if self.kept.is_none() => self.kept = Some((clone_key(key), value)),
+            Some(clone_key) if self.kept.is_none() => {
+                self.kept = Some((clone_key(key), value, cause));
+            }
             _ => self.rest.ghost(key, value, cause),
         }
     }
@@ -700,7 +748,10 @@ impl<K: Hash + Eq + Clone, V: Clone, P: Policy, S: BuildHasher + Clone> Clone
         core.wheel = P::EXPIRES.then(|| Box::new(Wheel::new()));
         core.settle();
         core.copy_entries(&self.core, P::LISTS, self.policy.most(self.core.capacity));
-        Self { core, policy: self.policy.clone() }
+        Self {
+            core,
+            policy: self.policy.clone(),
+        }
     }
 }
 

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::hash::{BuildHasher, Hash};
 
-use super::cache::Cache;
+use super::cache::{Cache, into_value};
 use super::hasher::RandomState;
 use super::policy::{Lru, Policy};
 use super::raw::Id;
@@ -98,7 +98,7 @@ impl<'a, K: Hash + Eq, V, P: Policy, S: BuildHasher> OccupiedEntry<'a, K, V, P, 
 
     /// Removes the entry and returns its value; the listener does not hear of it.
     pub fn remove(self) -> V {
-        self.remove_entry().1
+        into_value(self.remove_entry())
     }
 
     /// Removes and returns the entry; the listener does not hear of it.

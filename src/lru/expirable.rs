@@ -106,7 +106,8 @@ impl<P: Policy> Rules for Expiring<P> {
 
     /// While expiry is paused it is always the beginning of time.
     fn now(&self) -> u64 {
-        if self.paused { 0 } else { self.time() }
+        let now = self.time();
+        if self.paused { 0 } else { now }
     }
 
     fn deadline(&self) -> u64 {
@@ -200,7 +201,8 @@ impl<K: Hash + Eq, V, P: Policy, S: BuildHasher> Cache<K, V, Expiring<P>, S> {
         self.write(hash, key, value, deadline, &mut sink).1
     }
 
-    /// Takes out every expired entry and says how many there were. The listener hears of each.
+    /// Takes out every entry that expired more than a millisecond ago and says how many there were. The
+    /// listener hears of each.
     pub fn evict_expired(&mut self) -> usize {
         let mut sink = self.core.report();
         self.sweep(usize::MAX, &mut sink);

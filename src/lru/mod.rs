@@ -35,6 +35,8 @@ mod hasher;
 mod iter;
 mod policy;
 mod raw;
+#[cfg(feature = "serde")]
+mod serde;
 pub mod sync;
 mod two_queue;
 mod wheel;

@@ -18,14 +18,16 @@ use std::mem::{self, MaybeUninit};
 const SLOTS: usize = 15;
 /// The slots of a chunk, as bits.
 const ALL: u32 = (1 << SLOTS) - 1;
-/// Set in every slot that is filled, so that an empty one matches nothing.
-const FULL: u32 = 1 << 31;
+/// Set in the upper half of every slot that is filled, so that an empty one matches nothing.
+const FULL: u16 = 1 << 15;
+/// A count that stays: without the bit of `FULL`, so that it matches nothing.
+const UNKNOWN: u16 = FULL - 1;
 /// Entries per chunk when the index is full: few enough that hardly any finds its chunk full.
 const PER_CHUNK: usize = 8;
 /// End of the free list, and the mark of a free node.
 const NONE: u32 = u32::MAX;
 /// The highest number of nodes: their ids leave the highest bit of a slot free.
-const MAX_NODES: usize = (FULL - 8) as usize;
+const MAX_NODES: usize = (1 << 31) - 8;
 
 /// The first ghost list; lists below it hold values.
 pub(crate) const GHOSTS: usize = 2;
@@ -52,30 +54,50 @@ impl Id {
 
 /// A cache line of the index: fifteen slots, and how many entries passed by because it was full.
 ///
-/// A slot holds an id in its low bits and, in the bits above, as much of the hash as fits, so that a whole
-/// line is searched at once and nearly nothing is found that is not the key.
+/// A slot is 32 bits: an id and, in the bits above it, as much of the hash as fits, so that nearly nothing
+/// is found that is not the key. The upper halves of the slots lie together: a search looks at those only.
 #[derive(Clone)]
 #[repr(C, align(64))]
 struct Chunk {
-    slots: [u32; SLOTS],
-    passed: u32,
+    upper: [u16; SLOTS],
+    /// At `UNKNOWN` it no longer knows how many passed, and stays.
+    passed: u16,
+    lower: [u16; SLOTS],
+    unused: u16,
 }
 
 impl Chunk {
-    const EMPTY: Self = Self { slots: [0; SLOTS], passed: 0 };
+    const EMPTY: Self = Self {
+        upper: [0; SLOTS],
+        passed: 0,
+        lower: [0; SLOTS],
+        unused: 0,
+    };
 
     #[inline(always)]
     fn slot(&self, at: u32) -> u32 {
         debug_assert!((at as usize) < SLOTS);
         // SAFETY: `at` is the position of a bit in a mask of SLOTS bits.
-        unsafe { *self.slots.get_unchecked(at as usize) }
+        let upper = unsafe { *self.upper.get_unchecked(at as usize) };
+        // SAFETY: as above.
+        let lower = unsafe { *self.lower.get_unchecked(at as usize) };
+        u32::from(upper) << 16 | u32::from(lower)
     }
 
     #[inline(always)]
     fn set(&mut self, at: u32, slot: u32) {
         debug_assert!((at as usize) < SLOTS);
         // SAFETY: `at` is the position of a bit in a mask of SLOTS bits.
-        *unsafe { self.slots.get_unchecked_mut(at as usize) } = slot;
+        *unsafe { self.upper.get_unchecked_mut(at as usize) } = (slot >> 16) as u16;
+        // SAFETY: as above.
+        *unsafe { self.lower.get_unchecked_mut(at as usize) } = slot as u16;
+    }
+
+    #[inline(always)]
+    fn clear(&mut self, at: u32) {
+        debug_assert!((at as usize) < SLOTS);
+        // SAFETY: `at` is the position of a bit in a mask of SLOTS bits.
+        *unsafe { self.upper.get_unchecked_mut(at as usize) } = 0;
     }
 }
 
@@ -83,10 +105,11 @@ impl Chunk {
 mod vector {
     use super::{ALL, Chunk};
     use std::arch::x86_64::{
-        __m128i, _mm_and_si128, _mm_cmpeq_epi32, _mm_load_si128, _mm_movemask_epi8,
-        _mm_packs_epi16, _mm_packs_epi32, _mm_set1_epi32,
+        __m128i, _mm_and_si128, _mm_cmpeq_epi16, _mm_load_si128, _mm_movemask_epi8,
+        _mm_packs_epi16, _mm_set1_epi16,
     };
 
+    /// Upper halves in the parts 0 and 1, lower ones in 2 and 3.
     #[inline]
     #[target_feature(enable = "sse2")]
     fn part(chunk: &Chunk, part: usize) -> __m128i {
@@ -98,37 +121,53 @@ mod vector {
         unsafe { _mm_load_si128(from) }
     }
 
-    /// The sign of each number of four vectors, as bits.
+    /// The signs of sixteen numbers as bits.
     #[inline]
     #[target_feature(enable = "sse2")]
-    fn signs(a: __m128i, b: __m128i, c: __m128i, d: __m128i) -> u32 {
-        let halves = _mm_packs_epi16(_mm_packs_epi32(a, b), _mm_packs_epi32(c, d));
-        _mm_movemask_epi8(halves).cast_unsigned()
+    fn signs(a: __m128i, b: __m128i) -> u32 {
+        _mm_movemask_epi8(_mm_packs_epi16(a, b)).cast_unsigned()
     }
 
     #[inline]
     #[target_feature(enable = "sse2")]
-    fn matches_sse2(chunk: &Chunk, want: u32, bits: u32) -> u32 {
-        let want = _mm_set1_epi32(want.cast_signed());
-        let bits = _mm_set1_epi32(bits.cast_signed());
-        let a = _mm_cmpeq_epi32(_mm_and_si128(part(chunk, 0), bits), want);
-        let b = _mm_cmpeq_epi32(_mm_and_si128(part(chunk, 1), bits), want);
-        let c = _mm_cmpeq_epi32(_mm_and_si128(part(chunk, 2), bits), want);
-        let d = _mm_cmpeq_epi32(_mm_and_si128(part(chunk, 3), bits), want);
-        signs(a, b, c, d) & ALL
+    fn matches_sse2(chunk: &Chunk, mark: u16, bits: u16) -> u32 {
+        let mark = _mm_set1_epi16(mark.cast_signed());
+        let bits = _mm_set1_epi16(bits.cast_signed());
+        let a = _mm_cmpeq_epi16(_mm_and_si128(part(chunk, 0), bits), mark);
+        let b = _mm_cmpeq_epi16(_mm_and_si128(part(chunk, 1), bits), mark);
+        signs(a, b)
+    }
+
+    #[inline]
+    #[target_feature(enable = "sse2")]
+    fn holds_sse2(chunk: &Chunk, slot: u32) -> u32 {
+        let upper = _mm_set1_epi16(((slot >> 16) as u16).cast_signed());
+        let lower = _mm_set1_epi16((slot as u16).cast_signed());
+        let a = _mm_cmpeq_epi16(part(chunk, 0), upper);
+        let b = _mm_cmpeq_epi16(part(chunk, 1), upper);
+        let c = _mm_cmpeq_epi16(part(chunk, 2), lower);
+        let d = _mm_cmpeq_epi16(part(chunk, 3), lower);
+        signs(_mm_and_si128(a, c), _mm_and_si128(b, d))
     }
 
     #[inline]
     #[target_feature(enable = "sse2")]
     fn vacant_sse2(chunk: &Chunk) -> u32 {
-        !signs(part(chunk, 0), part(chunk, 1), part(chunk, 2), part(chunk, 3)) & ALL
+        !signs(part(chunk, 0), part(chunk, 1)) & ALL
     }
 
-    /// Slots that equal `want` in these bits.
+    /// Slots whose upper half equals `mark` in these bits.
     #[inline(always)]
-    pub(super) fn matches(chunk: &Chunk, want: u32, bits: u32) -> u32 {
+    pub(super) fn matches(chunk: &Chunk, mark: u16, bits: u16) -> u32 {
         // SAFETY: this module is there only in builds whose every processor has SSE2.
-        unsafe { matches_sse2(chunk, want, bits) }
+        unsafe { matches_sse2(chunk, mark, bits) }
+    }
+
+    /// Slots that hold exactly `slot`, which has `FULL` set.
+    #[inline(always)]
+    pub(super) fn holds(chunk: &Chunk, slot: u32) -> u32 {
+        // SAFETY: as in `matches`.
+        unsafe { holds_sse2(chunk, slot) }
     }
 
     /// Slots that hold nothing.
@@ -142,22 +181,26 @@ mod vector {
 /// The same without vectors, for every other machine; tested against them.
 #[cfg(any(test, not(all(target_arch = "x86_64", target_feature = "sse2"))))]
 mod portable {
-    use super::Chunk;
+    use super::{Chunk, FULL, SLOTS};
 
     #[inline]
-    fn gather(chunk: &Chunk, is_in: impl Fn(u32) -> bool) -> u32 {
-        let slots = chunk.slots.iter().enumerate();
-        slots.fold(0, |found, (at, slot)| found | u32::from(is_in(*slot)) << at)
+    fn gather(is_in: impl Fn(usize) -> bool) -> u32 {
+        (0..SLOTS).fold(0, |found, at| found | u32::from(is_in(at)) << at)
     }
 
     #[inline]
-    pub(super) fn matches(chunk: &Chunk, want: u32, bits: u32) -> u32 {
-        gather(chunk, |slot| slot & bits == want)
+    pub(super) fn matches(chunk: &Chunk, mark: u16, bits: u16) -> u32 {
+        gather(|at| chunk.upper[at] & bits == mark)
+    }
+
+    #[inline]
+    pub(super) fn holds(chunk: &Chunk, slot: u32) -> u32 {
+        gather(|at| chunk.upper[at] == (slot >> 16) as u16 && chunk.lower[at] == slot as u16)
     }
 
     #[inline]
     pub(super) fn vacant(chunk: &Chunk) -> u32 {
-        gather(chunk, |slot| slot == 0)
+        gather(|at| chunk.upper[at] & FULL == 0)
     }
 }
 
@@ -170,8 +213,10 @@ use portable as vector;
 /// it leaves, so that a search ends at the first chunk that nobody passed.
 struct Index {
     chunks: Box<[Chunk]>,
-    /// The bits of a slot that belong to the hash.
-    hash_bits: u32,
+    /// The bits of a slot that belong to the id.
+    id_bits: u32,
+    /// The bits of its upper half that belong to the hash.
+    mark_bits: u16,
     /// False once an entry left whose hash was another one when it came: then counts may be too high.
     exact: bool,
 }
@@ -181,15 +226,21 @@ impl Index {
         let id_bits = usize::BITS - (nodes + LISTS).leading_zeros();
         Self {
             chunks: vec![Chunk::EMPTY; nodes.div_ceil(PER_CHUNK).max(1)].into_boxed_slice(),
-            hash_bits: u32::MAX << id_bits,
+            id_bits: !(u32::MAX << id_bits),
+            mark_bits: (u32::MAX << id_bits >> 16) as u16,
             exact: true,
         }
     }
 
-    /// What a slot of this hash has in its high bits.
+    /// What the upper half of a slot has of this hash.
     #[inline(always)]
-    fn mark(&self, hash: u64) -> u32 {
-        (hash as u32 | FULL) & self.hash_bits
+    fn mark(&self, hash: u64) -> u16 {
+        (hash as u16 | FULL) & self.mark_bits
+    }
+
+    #[inline(always)]
+    fn slot(&self, hash: u64, id: u32) -> u32 {
+        u32::from(self.mark(hash)) << 16 | id
     }
 
     #[inline(always)]
@@ -199,7 +250,11 @@ impl Index {
 
     #[inline(always)]
     fn after(&self, at: usize) -> usize {
-        if at + 1 == self.chunks.len() { 0 } else { at + 1 }
+        if at + 1 == self.chunks.len() {
+            0
+        } else {
+            at + 1
+        }
     }
 
     #[inline(always)]
@@ -223,9 +278,9 @@ impl Index {
         let mut at = home;
         loop {
             let chunk = self.chunk(at);
-            let mut candidates = vector::matches(chunk, mark, self.hash_bits);
+            let mut candidates = vector::matches(chunk, mark, self.mark_bits);
             while candidates != 0 {
-                let id = chunk.slot(candidates.trailing_zeros()) & !self.hash_bits;
+                let id = chunk.slot(candidates.trailing_zeros()) & self.id_bits;
                 if is_it(id) {
                     return Some(id);
                 }
@@ -245,7 +300,7 @@ impl Index {
     /// The caller has checked that there are fewer entries than the index was made for, hence a vacant slot.
     #[inline(always)]
     fn insert(&mut self, hash: u64, id: u32) {
-        let slot = self.mark(hash) | id;
+        let slot = self.slot(hash, id);
         let mut at = self.home(hash);
         loop {
             let chunk = self.chunk_mut(at);
@@ -254,19 +309,19 @@ impl Index {
                 chunk.set(vacant.trailing_zeros(), slot);
                 return;
             }
-            chunk.passed += 1;
+            chunk.passed = UNKNOWN.min(chunk.passed + 1);
             at = self.after(at);
         }
     }
 
     #[inline(always)]
     fn remove(&mut self, hash: u64, id: u32) {
-        let slot = self.mark(hash) | id;
+        let slot = self.slot(hash, id);
         let home = self.home(hash);
         let chunk = self.chunk_mut(home);
-        let found = vector::matches(chunk, slot, u32::MAX);
+        let found = vector::holds(chunk, slot);
         if found != 0 {
-            chunk.set(found.trailing_zeros(), 0);
+            chunk.clear(found.trailing_zeros());
         } else {
             self.remove_passed(home, slot, id);
         }
@@ -284,15 +339,18 @@ impl Index {
                 return self.remove_lost(id);
             }
             let chunk = self.chunk_mut(at);
-            let found = vector::matches(chunk, slot, u32::MAX);
+            let found = vector::holds(chunk, slot);
             if found != 0 {
-                chunk.set(found.trailing_zeros(), 0);
+                chunk.clear(found.trailing_zeros());
                 break;
             }
         }
         let mut passed = home;
         while passed != at {
-            self.chunk_mut(passed).passed -= 1;
+            let count = &mut self.chunk_mut(passed).passed;
+            if *count != UNKNOWN {
+                *count -= 1;
+            }
             passed = self.after(passed);
         }
     }
@@ -301,9 +359,10 @@ impl Index {
     #[cold]
     fn remove_lost(&mut self, id: u32) {
         for chunk in &mut self.chunks {
-            for slot in &mut chunk.slots {
-                if *slot & FULL != 0 && *slot & !self.hash_bits == id {
-                    *slot = 0;
+            for at in 0..SLOTS as u32 {
+                let slot = chunk.slot(at);
+                if slot >> 31 == 1 && slot & self.id_bits == id {
+                    chunk.clear(at);
                     self.exact = false;
                     return;
                 }
@@ -342,7 +401,12 @@ struct Node<K, V> {
 
 impl<K, V> Node<K, V> {
     fn new(prev: u32, next: u32) -> Self {
-        Self { prev, next, key: MaybeUninit::uninit(), value: MaybeUninit::uninit() }
+        Self {
+            prev,
+            next,
+            key: MaybeUninit::uninit(),
+            value: MaybeUninit::uninit(),
+        }
     }
 }
 
@@ -365,7 +429,9 @@ impl<K, V> Store<K, V> {
         debug_assert!((1..=LISTS).contains(&lists));
         Self {
             index: Index::for_nodes(0),
-            nodes: (0..lists as u32).map(|list| Node::new(list, list)).collect(),
+            nodes: (0..lists as u32)
+                .map(|list| Node::new(list, list))
+                .collect(),
             free: NONE,
             lists: lists as u32,
             limit: lists,
@@ -445,7 +511,10 @@ impl<K, V> Store<K, V> {
     /// Makes room for `entries` entries and ghosts in all. User code may panic in `hash`: then nothing changed.
     pub(crate) fn grow(&mut self, entries: usize, hash: impl Fn(&K) -> u64) {
         let limit = entries.saturating_add(self.lists as usize).min(MAX_NODES);
-        assert!(limit > self.nodes.len(), "a cache holds at most 4 billion entries");
+        assert!(
+            limit > self.nodes.len(),
+            "a cache holds at most 4 billion entries"
+        );
         self.nodes.reserve_exact(limit - self.nodes.len());
         let mut index = Index::for_nodes(limit);
         for list in 0..self.lists {
@@ -509,7 +578,6 @@ impl<K, V> Store<K, V> {
         debug_assert!(!self.is_free(id.0) && list < GHOSTS);
         self.index.remove(old_hash, id.0);
         self.index.insert(hash, id.0);
-        self.prefetch_newer(id);
         self.move_to_front(id, list);
         let node = self.node_mut(id.0);
         let key = mem::replace(&mut node.key, MaybeUninit::new(key));
@@ -595,8 +663,22 @@ impl<K, V> Store<K, V> {
     #[inline(always)]
     pub(crate) fn move_to_front(&mut self, id: Id, list: usize) {
         debug_assert!(!self.is_free(id.0) && list < self.lists as usize);
-        self.unlink(id.0);
-        self.link(id.0, list as u32);
+        let (id, list) = (id.0, list as u32);
+        // Every load comes before the first store: a load behind a store whose address is not known yet
+        // may have to wait for it.
+        let first = self.node(list).next;
+        let node = self.node(id);
+        let (prev, next) = (node.prev, node.next);
+        if prev == list {
+            return;
+        }
+        self.node_mut(prev).next = next;
+        self.node_mut(next).prev = prev;
+        let node = self.node_mut(id);
+        node.prev = list;
+        node.next = first;
+        self.node_mut(first).prev = id;
+        self.node_mut(list).next = id;
     }
 
     /// Makes it the oldest of a list of the same kind.
@@ -641,6 +723,18 @@ impl<K, V> Store<K, V> {
         prefetch(self.node(self.node(id.0).prev));
     }
 
+    /// Brings the index line of a hash.
+    #[inline(always)]
+    pub(crate) fn prefetch_hash(&self, hash: u64) {
+        prefetch(self.index.chunk(self.index.home(hash)));
+    }
+
+    /// Whether the index is larger than what is always near the processor.
+    #[inline(always)]
+    pub(crate) fn is_large(&self) -> bool {
+        self.index.chunks.len() > 1 << 14
+    }
+
     /// The entries of a list, from the oldest to the newest.
     pub(crate) fn walk(&self, list: usize) -> Walk<'_, K, V> {
         debug_assert!(list < self.lists as usize);
@@ -659,7 +753,11 @@ impl<K, V> Store<K, V> {
         }
         debug_assert!(lists.len() == 1 || lists.len() == 2 && lists[0] != lists[1]);
         let nodes = self.nodes.as_mut_ptr();
-        ends.map(|ends| WalkMut { nodes, ends, borrows: PhantomData })
+        ends.map(|ends| WalkMut {
+            nodes,
+            ends,
+            borrows: PhantomData,
+        })
     }
 
     /// Takes the oldest entry off a list without telling the index, on the way to [`Store::reset`] or the
@@ -701,7 +799,10 @@ impl<K, V> Store<K, V> {
             let (mut before, mut id) = (list, self.node(list).next);
             while id != list {
                 assert!(id >= self.lists, "a list runs into another one");
-                assert!(!mem::replace(&mut held[id as usize], true), "a node is held twice");
+                assert!(
+                    !mem::replace(&mut held[id as usize], true),
+                    "a node is held twice"
+                );
                 assert_eq!(self.node(id).prev, before, "links disagree");
                 count += 1;
                 (before, id) = (id, self.node(id).next);
@@ -710,13 +811,23 @@ impl<K, V> Store<K, V> {
         }
         let mut free = self.free;
         while free != NONE {
-            assert!(!mem::replace(&mut held[free as usize], true), "a free node is held");
+            assert!(
+                !mem::replace(&mut held[free as usize], true),
+                "a free node is held"
+            );
             assert!(self.is_free(free), "a free node has no mark");
             free = self.node(free).next;
         }
-        let lost = held.iter().skip(self.lists as usize).filter(|held| !**held).count();
+        let lost = held
+            .iter()
+            .skip(self.lists as usize)
+            .filter(|held| !**held)
+            .count();
         assert_eq!(lost, 0, "nodes are neither free nor held");
-        assert!(self.nodes.len() <= self.limit, "more nodes than the index is made for");
+        assert!(
+            self.nodes.len() <= self.limit,
+            "more nodes than the index is made for"
+        );
         self.validate_index(count, hash);
     }
 
@@ -726,17 +837,23 @@ impl<K, V> Store<K, V> {
         let mut seen = vec![false; self.nodes.len()];
         let mut filled = 0;
         for (at, chunk) in index.chunks.iter().enumerate() {
-            for slot in chunk.slots {
-                if slot == 0 {
+            for slot in (0..SLOTS as u32).map(|at| chunk.slot(at)) {
+                if slot >> 31 == 0 {
                     continue;
                 }
                 filled += 1;
-                let id = slot & !index.hash_bits;
-                assert!(id >= self.lists && !self.is_free(id), "the index names a free node");
-                assert!(!mem::replace(&mut seen[id as usize], true), "a node is indexed twice");
+                let id = slot & index.id_bits;
+                assert!(
+                    id >= self.lists && !self.is_free(id),
+                    "the index names a free node"
+                );
+                assert!(
+                    !mem::replace(&mut seen[id as usize], true),
+                    "a node is indexed twice"
+                );
                 let Some(hash) = hash else { continue };
                 let hash = hash(self.key(Id(id)));
-                assert_eq!(slot, index.mark(hash) | id, "a slot disagrees");
+                assert_eq!(slot, index.slot(hash, id), "a slot disagrees");
                 let mut from = index.home(hash);
                 while from != at {
                     passed[from] += 1;
@@ -747,7 +864,10 @@ impl<K, V> Store<K, V> {
         assert_eq!(filled, count, "index and lists disagree");
         if hash.is_some() && index.exact {
             let counts = index.chunks.iter().map(|chunk| chunk.passed);
-            assert!(counts.eq(passed), "a chunk counts others than those who passed it");
+            assert!(
+                counts.eq(passed),
+                "a chunk counts others than those who passed it"
+            );
         }
     }
 }

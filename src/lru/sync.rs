@@ -8,7 +8,7 @@ use std::thread;
 use std::time::Duration;
 
 use super::builder::Builder;
-use super::cache::{self, OrAdd};
+use super::cache::{self, OrAdd, into_value};
 use super::core::{Cause, Listener, Sink};
 use super::error::CapacityError;
 use super::expirable::Expiring;
@@ -421,7 +421,7 @@ impl<K: Hash + Eq, V, P: Policy, S: BuildHasher> Cache<K, V, P, S> {
         K: Borrow<Q>,
         Q: Hash + Eq + ?Sized,
     {
-        self.pop_entry(key).map(|(_, value)| value)
+        self.pop_entry(key).map(into_value)
     }
 
     /// As [`Cache::pop`], with the key that was stored.
@@ -524,7 +524,8 @@ impl<K: Hash + Eq, V, P: Policy, S: BuildHasher> Cache<K, V, Expiring<P>, S> {
         self.write(hash, key, value, Some(deadline)).0
     }
 
-    /// Takes out every expired entry and says how many there were. The listener hears of each.
+    /// Takes out every entry that expired more than a millisecond ago and says how many there were. The
+    /// listener hears of each.
     pub fn evict_expired(&self) -> usize {
         let mut evicted = 0;
         for shard in &self.shards {

@@ -46,10 +46,16 @@ use std::hash::Hash;
 macro_rules! ours {
     ($peer:ident, $name:literal, $cache:ident) => {
         pub struct $peer<K: Hash + Eq>(pub graceful::lru::$cache<K, u64>);
-        peer!($peer, $name, |n| graceful::lru::$cache::new(n),
+        peer!(
+            $peer,
+            $name,
+            |n| graceful::lru::$cache::new(n),
             |c: &mut graceful::lru::$cache<_, u64>, k| c.get(k).copied(),
-            |c: &mut graceful::lru::$cache<_, u64>, k, v| { c.insert(k, v); },
-            |c: &graceful::lru::$cache<_, u64>| c.len());
+            |c: &mut graceful::lru::$cache<_, u64>, k, v| {
+                c.insert(k, v);
+            },
+            |c: &graceful::lru::$cache<_, u64>| c.len()
+        );
     };
 }
 ours!(Ours, "graceful", LruCache);
@@ -57,60 +63,115 @@ ours!(OursTwoQueue, "graceful 2Q", TwoQueueCache);
 ours!(OursAdaptive, "graceful ARC", AdaptiveCache);
 
 pub struct OursExpirable<K: Hash + Eq>(graceful::lru::ExpirableCache<K, u64>);
-peer!(OursExpirable, "graceful expirable",
+peer!(
+    OursExpirable,
+    "graceful expirable",
     |n| graceful::lru::ExpirableCache::new(n, std::time::Duration::from_secs(3600)),
     |c: &mut graceful::lru::ExpirableCache<_, u64>, k| c.get(k).copied(),
-    |c: &mut graceful::lru::ExpirableCache<_, u64>, k, v| { c.insert(k, v); },
-    |c: &graceful::lru::ExpirableCache<_, u64>| c.len());
+    |c: &mut graceful::lru::ExpirableCache<_, u64>, k, v| {
+        c.insert(k, v);
+    },
+    |c: &graceful::lru::ExpirableCache<_, u64>| c.len()
+);
 
 pub struct OursWeighted<K: Hash + Eq>(graceful::lru::LruCache<K, u64>);
-peer!(OursWeighted, "graceful weighted",
+peer!(
+    OursWeighted,
+    "graceful weighted",
     |n| graceful::lru::LruCache::builder(n).weigher(|_, _| 1).build(),
     |c: &mut graceful::lru::LruCache<_, u64>, k| c.get(k).copied(),
-    |c: &mut graceful::lru::LruCache<_, u64>, k, v| { c.insert(k, v); },
-    |c: &graceful::lru::LruCache<_, u64>| c.len());
+    |c: &mut graceful::lru::LruCache<_, u64>, k, v| {
+        c.insert(k, v);
+    },
+    |c: &graceful::lru::LruCache<_, u64>| c.len()
+);
 
 pub struct LruRs<K: Hash + Eq>(lru::LruCache<K, u64>);
-peer!(LruRs, "lru", |n| lru::LruCache::new(nonzero(n)),
+peer!(
+    LruRs,
+    "lru",
+    |n| lru::LruCache::new(nonzero(n)),
     |c: &mut lru::LruCache<_, u64>, k| c.get(k).copied(),
-    |c: &mut lru::LruCache<_, u64>, k, v| { c.put(k, v); },
-    |c: &lru::LruCache<_, u64>| c.len());
+    |c: &mut lru::LruCache<_, u64>, k, v| {
+        c.put(k, v);
+    },
+    |c: &lru::LruCache<_, u64>| c.len()
+);
 
 pub struct Schnellru<K: Hash + Eq>(schnellru::LruMap<K, u64>);
-peer!(Schnellru, "schnellru", |n| schnellru::LruMap::new(schnellru::ByLength::new(n as u32)),
+peer!(
+    Schnellru,
+    "schnellru",
+    |n| schnellru::LruMap::new(schnellru::ByLength::new(n as u32)),
     |c: &mut schnellru::LruMap<_, u64>, k| c.get(k).copied(),
-    |c: &mut schnellru::LruMap<_, u64>, k, v| { c.insert(k, v); },
-    |c: &schnellru::LruMap<_, u64>| c.len());
+    |c: &mut schnellru::LruMap<_, u64>, k, v| {
+        c.insert(k, v);
+    },
+    |c: &schnellru::LruMap<_, u64>| c.len()
+);
 
 pub struct Hashlink<K: Hash + Eq>(hashlink::LruCache<K, u64>);
-peer!(Hashlink, "hashlink", |n| hashlink::LruCache::new(n),
+peer!(
+    Hashlink,
+    "hashlink",
+    |n| hashlink::LruCache::new(n),
     |c: &mut hashlink::LruCache<_, u64>, k| c.get(k).copied(),
-    |c: &mut hashlink::LruCache<_, u64>, k, v| { c.insert(k, v); },
-    |c: &hashlink::LruCache<_, u64>| c.len());
+    |c: &mut hashlink::LruCache<_, u64>, k, v| {
+        c.insert(k, v);
+    },
+    |c: &hashlink::LruCache<_, u64>| c.len()
+);
 
 pub struct Clru<K: Hash + Eq>(clru::CLruCache<K, u64>);
-peer!(Clru, "clru", |n| clru::CLruCache::new(nonzero(n)),
+peer!(
+    Clru,
+    "clru",
+    |n| clru::CLruCache::new(nonzero(n)),
     |c: &mut clru::CLruCache<_, u64>, k| c.get(k).copied(),
-    |c: &mut clru::CLruCache<_, u64>, k, v| { c.put(k, v); },
-    |c: &clru::CLruCache<_, u64>| c.len());
+    |c: &mut clru::CLruCache<_, u64>, k, v| {
+        c.put(k, v);
+    },
+    |c: &clru::CLruCache<_, u64>| c.len()
+);
 
 pub struct QuickUnsync<K: Hash + Eq>(quick_cache::unsync::Cache<K, u64>);
-peer!(QuickUnsync, "quick_cache unsync", |n| quick_cache::unsync::Cache::new(n),
+peer!(
+    QuickUnsync,
+    "quick_cache unsync",
+    |n| quick_cache::unsync::Cache::new(n),
     |c: &mut quick_cache::unsync::Cache<_, u64>, k| c.get(k).copied(),
-    |c: &mut quick_cache::unsync::Cache<_, u64>, k, v| { c.insert(k, v); },
-    |c: &quick_cache::unsync::Cache<_, u64>| c.len());
+    |c: &mut quick_cache::unsync::Cache<_, u64>, k, v| {
+        c.insert(k, v);
+    },
+    |c: &quick_cache::unsync::Cache<_, u64>| c.len()
+);
 
 pub struct QuickSync<K: Hash + Eq>(quick_cache::sync::Cache<K, u64>);
-peer!(QuickSync, "quick_cache sync", |n| quick_cache::sync::Cache::new(n),
+peer!(
+    QuickSync,
+    "quick_cache sync",
+    |n| quick_cache::sync::Cache::new(n),
     |c: &mut quick_cache::sync::Cache<_, u64>, k| c.get(k),
-    |c: &mut quick_cache::sync::Cache<_, u64>, k, v| { c.insert(k, v); },
-    |c: &quick_cache::sync::Cache<_, u64>| c.len());
+    |c: &mut quick_cache::sync::Cache<_, u64>, k, v| {
+        c.insert(k, v);
+    },
+    |c: &quick_cache::sync::Cache<_, u64>| c.len()
+);
 
 pub struct Moka<K: Hash + Eq>(moka::sync::Cache<K, u64>);
-peer!(Moka, "moka", |n| moka::sync::Cache::new(n as u64),
+peer!(
+    Moka,
+    "moka",
+    |n| moka::sync::Cache::new(n as u64),
     |c: &mut moka::sync::Cache<_, u64>, k| c.get(k),
-    |c: &mut moka::sync::Cache<_, u64>, k, v| { c.insert(k, v); },
-    |c: &moka::sync::Cache<_, u64>| { c.run_pending_tasks(); c.entry_count() as usize });
+    |c: &mut moka::sync::Cache<_, u64>, k, v| {
+        c.insert(k, v);
+    },
+    |c: &moka::sync::Cache<_, u64>| {
+        c.run_pending_tasks();
+        c.entry_count() as usize
+    }
+);
 
 pub struct MiniMoka(mini_moka::unsync::Cache<u64, u64>);
 peer!(@ MiniMoka, "mini-moka unsync", Numbers, u64, u64, |n| mini_moka::unsync::Cache::new(n as u64),

@@ -39,7 +39,9 @@ impl<S: Keys> Work<S> {
         let keys = match cell {
             Cell::Hit => S::from_ranks((0..slice).map(|_| random.below(capacity))),
             Cell::Miss => S::from_ranks((0..slice).map(|_| capacity + random.below(capacity))),
-            Cell::Insert => S::from_ranks(capacity..capacity + if large { 4 * slice } else { 5 * slice }),
+            Cell::Insert => {
+                S::from_ranks(capacity..capacity + if large { 4 * slice } else { 5 * slice })
+            }
             Cell::Zipf99 | Cell::Zipf80 => {
                 let zipf = Zipf::new(10 * capacity, if cell == Cell::Zipf99 { 0.99 } else { 0.8 });
                 let length = if large { 4 * slice } else { 8 * slice };
@@ -152,15 +154,11 @@ fn processor_time() -> f64 {
     time.tv_sec as f64 * 1e9 + time.tv_nsec as f64
 }
 
-fn runner<S: Keys + 'static, P: Peer<S> + 'static>(capacity: usize, part: usize) -> Box<dyn Run<S>> {
-    Box::new(Runner {
-        peer: P::new(capacity),
-        at: 0,
-        part,
-        times: Vec::new(),
-        hits: 0,
-        asked: 0,
-    })
+fn runner<S: Keys + 'static, P: Peer<S> + 'static>(
+    capacity: usize,
+    part: usize,
+) -> Box<dyn Run<S>> {
+    Box::new(Runner { peer: P::new(capacity), at: 0, part, times: Vec::new(), hits: 0, asked: 0 })
 }
 
 fn median(mut of: Vec<f64>) -> f64 {
@@ -289,17 +287,14 @@ pub fn strings() {
 
 pub fn policies() {
     for (title, make) in [
-        ("2Q: nanoseconds (ratio of graceful 2Q to it)", two_queue as fn(usize) -> Vec<Box<dyn Run<Numbers>>>),
+        (
+            "2Q: nanoseconds (ratio of graceful 2Q to it)",
+            two_queue as fn(usize) -> Vec<Box<dyn Run<Numbers>>>,
+        ),
         ("ARC: nanoseconds (ratio of graceful ARC to it)", adaptive),
         ("expirable: nanoseconds (ratio of graceful expirable to it)", expirable),
     ] {
-        table(
-            title,
-            &chosen(&CAPACITIES, "LRU_CAPACITIES"),
-            &chosen(&CELLS, "LRU_CELLS"),
-            1,
-            make,
-        );
+        table(title, &chosen(&CAPACITIES, "LRU_CAPACITIES"), &chosen(&CELLS, "LRU_CELLS"), 1, make);
     }
 }
 

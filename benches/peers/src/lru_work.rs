@@ -37,13 +37,7 @@ pub struct Zipf {
 
 impl Zipf {
     pub fn new(end: usize, exponent: f64) -> Self {
-        let mut zipf = Self {
-            exponent,
-            end: end as f64,
-            low: 0.0,
-            high: 0.0,
-            edge: 0.0,
-        };
+        let mut zipf = Self { exponent, end: end as f64, low: 0.0, high: 0.0, edge: 0.0 };
         zipf.low = zipf.integral(1.5) - 1.0;
         zipf.high = zipf.integral(zipf.end + 0.5);
         zipf.edge = 2.0 - zipf.inverse(zipf.integral(2.5) - 2_f64.powf(-exponent));

@@ -12,11 +12,16 @@ fn numbers(mut state: u64) -> impl FnMut() -> u64 {
 
 fn chunk(next: &mut impl FnMut() -> u64) -> Chunk {
     let spread = 1 + next() % 8;
-    let slots = std::array::from_fn(|_| {
-        let filled = !next().is_multiple_of(3);
-        if filled { FULL | (next() % spread) as u32 } else { 0 }
-    });
-    Chunk { slots, passed: next() as u32 % 3 | next() as u32 & FULL }
+    let mut chunk = Chunk::EMPTY;
+    for at in 0..SLOTS {
+        chunk.lower[at] = (next() % spread) as u16;
+        if !next().is_multiple_of(3) {
+            chunk.upper[at] = FULL | (next() % spread) as u16;
+        }
+    }
+    chunk.passed = next() as u16 % 3 * (FULL - 1) / 2;
+    chunk.unused = (next() as u16 % 3) | (next() as u16 & FULL);
+    chunk
 }
 
 #[test]
@@ -24,18 +29,22 @@ fn vectors_and_words_say_the_same() {
     let mut next = numbers(7);
     for _ in 0..if cfg!(miri) { 200 } else { 20_000 } {
         let chunk = chunk(&mut next);
-        let expected = |is_in: &dyn Fn(u32) -> bool| {
-            (0..SLOTS).map(|at| u32::from(is_in(chunk.slots[at])) << at).sum::<u32>()
+        let expected = |is_in: &dyn Fn(usize) -> bool| {
+            (0..SLOTS).map(|at| u32::from(is_in(at)) << at).sum::<u32>()
         };
-        let vacant = expected(&|slot| slot == 0);
+        let vacant = expected(&|at| chunk.upper[at] == 0);
         assert_eq!(vector::vacant(&chunk), vacant);
         assert_eq!(portable::vacant(&chunk), vacant);
-        for bits in [u32::MAX, !1, !3, FULL] {
-            let want = (FULL | next() as u32 % 8) & bits;
-            let equal = expected(&|slot| slot & bits == want);
-            assert_eq!(vector::matches(&chunk, want, bits), equal);
-            assert_eq!(portable::matches(&chunk, want, bits), equal);
+        for bits in [u16::MAX, !1, !3, FULL] {
+            let mark = (FULL | (next() as u16 % 8)) & bits;
+            let equal = expected(&|at| chunk.upper[at] & bits == mark);
+            assert_eq!(vector::matches(&chunk, mark, bits), equal);
+            assert_eq!(portable::matches(&chunk, mark, bits), equal);
         }
+        let slot = (u32::from(FULL | (next() as u16 % 4)) << 16) | (next() as u32 % 4);
+        let held = expected(&|at| chunk.slot(at as u32) == slot);
+        assert_eq!(vector::holds(&chunk, slot), held);
+        assert_eq!(portable::holds(&chunk, slot), held);
     }
 }
 
@@ -107,8 +116,8 @@ fn a_key_whose_hash_changes_still_leaves() {
     }
     for id in 1..=100 {
         index.remove(u64::from(id) << 50, id);
-        let held = index.chunks.iter().flat_map(|chunk| &chunk.slots);
-        assert_eq!(held.filter(|slot| **slot != 0).count(), 100 - id as usize);
+        let held = index.chunks.iter().flat_map(|chunk| &chunk.upper);
+        assert_eq!(held.filter(|upper| **upper != 0).count(), 100 - id as usize);
     }
 }
 
