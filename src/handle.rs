@@ -5,7 +5,7 @@ use std::{
 
 use axum::extract::FromRequestParts;
 use http::{StatusCode, request::Parts};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 use crate::{Error, drain::Drain, error::Kind};
 
@@ -40,9 +40,14 @@ struct Shared {
     generation: OnceLock<Option<u64>>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub(crate) enum Command {
     Reload,
+    /// And say how it went.
+    #[cfg_attr(not(feature = "admin"), expect(dead_code, reason = "asked on the admin socket"))]
+    ReloadAndTell(oneshot::Sender<Result<u64, String>>),
+    /// To the binary before; and say how it went, if somebody asks.
+    Rollback(Option<oneshot::Sender<Result<u64, String>>>),
     Stop,
 }
 
@@ -60,11 +65,40 @@ impl Handle {
     ///
     /// [`is_no_master`](Error::is_no_master) in a single process, and when the server has ended.
     pub fn reload(&self) -> Result<(), Error> {
+        self.ask(Command::Reload)
+    }
+
+    /// Asks for a new worker from the binary that ran before the present one. That is kept open, so
+    /// its file may have been replaced or deleted. Returns at once.
+    ///
+    /// # Errors
+    ///
+    /// As [`reload`](Self::reload).
+    pub fn rollback(&self) -> Result<(), Error> {
+        self.ask(Command::Rollback(None))
+    }
+
+    fn ask(&self, command: Command) -> Result<(), Error> {
         let no = |why| Error::new(Kind::NoMaster, format!("cannot reload: {why}"));
         if self.shared.generation.get() == Some(&None) {
             return Err(no("the server runs as a single process"));
         }
-        self.shared.commands.send(Command::Reload).map_err(|_| no("the server has ended"))
+        self.shared.commands.send(command).map_err(|_| no("the server has ended"))
+    }
+
+    /// Asks for a new worker and waits until it serves or has failed to. Known in the master only.
+    ///
+    /// # Errors
+    ///
+    /// [`is_reload`](Error::is_reload), with the reason, when the old worker goes on;
+    /// [`is_no_master`](Error::is_no_master) when nobody can know.
+    #[cfg(feature = "admin")]
+    pub(crate) async fn reload_and_wait(&self) -> Result<u64, Error> {
+        let ended = || Error::new(Kind::NoMaster, "cannot reload: the server has ended");
+        let (sender, outcome) = oneshot::channel();
+        self.shared.commands.send(Command::ReloadAndTell(sender)).map_err(|_| ended())?;
+        let outcome = outcome.await.map_err(|_| ended())?;
+        outcome.map_err(|why| Error::new(Kind::Reload, format!("the reload failed: {why}")))
     }
 
     /// Stops the server as a stop signal does: what is in flight ends first. Returns at once.

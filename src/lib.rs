@@ -3,6 +3,8 @@
 #![cfg_attr(docsrs, feature(doc_cfg))]
 #![warn(clippy::exit, clippy::print_stderr, clippy::print_stdout)]
 
+#[cfg(feature = "admin")]
+mod admin;
 #[cfg(feature = "cache")]
 pub mod cache;
 #[cfg(feature = "layer")]
@@ -27,6 +29,9 @@ mod server;
 #[cfg(feature = "serve")]
 pub(crate) use error::BoxError;
 
+#[cfg(feature = "cache")]
+#[doc(inline)]
+pub use cache::LruCacheLayer;
 #[cfg(feature = "layer")]
 #[doc(inline)]
 pub use drain::{Drain, DrainGuard, GracefulLayer};

@@ -1,6 +1,7 @@
 use std::{
     fmt,
     future::{Future, IntoFuture},
+    path::PathBuf,
     pin::Pin,
     time::Duration,
 };
@@ -221,9 +222,109 @@ impl<A> Serve<A> {
         self
     }
 
-    /// How many old generations may drain at once; beyond that the oldest is cut. Default: 4.
+    /// How many old generations may drain at once; a further reload waits until the oldest has left,
+    /// which it does within [`stop_timeout`](Self::stop_timeout), or at once at the
+    /// [`hammer_signal`](Self::hammer_signal). Default: 4.
     pub fn max_draining(mut self, generations: usize) -> Self {
         self.options.max_draining = generations;
+        self
+    }
+
+    /// Whether a reload hands idle keep-alive connections to the new worker, so that no client has to
+    /// connect again. Concerns HTTP/1 without TLS; off, their next answer closes them. Default: on.
+    pub fn hand_over(mut self, on: bool) -> Self {
+        self.options.hand_over = on;
+        self
+    }
+
+    /// A path that the master asks the new worker for, over its own listener, during the trial of
+    /// [`bake_time`](Self::bake_time): an answer other than 2xx, or none, and the old worker goes on.
+    /// Default: off.
+    pub fn health_check(mut self, path: impl Into<String>) -> Self {
+        self.options.health_check = Some(path.into());
+        self
+    }
+
+    /// Runs `hook` in the master before a signal is obeyed.
+    pub fn before_signal<F, Fut>(mut self, hook: F) -> Self
+    where
+        F: Fn(Signal) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = ()> + Send + 'static,
+    {
+        self.options.hooks.before_signal.push(hook);
+        self
+    }
+
+    /// Runs `hook` in the master after a signal was obeyed; what it has started may still be under way.
+    pub fn after_signal<F, Fut>(mut self, hook: F) -> Self
+    where
+        F: Fn(Signal) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = ()> + Send + 'static,
+    {
+        self.options.hooks.after_signal.push(hook);
+        self
+    }
+
+    /// Runs `hook` in the master before a new generation is started by a reload or a rollback.
+    pub fn before_reload<F, Fut>(mut self, hook: F) -> Self
+    where
+        F: Fn() -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = ()> + Send + 'static,
+    {
+        self.options.hooks.before_reload.push(move |()| hook());
+        self
+    }
+
+    /// Runs `hook` in the master with the outcome of each reload: the generation that serves now, or
+    /// the reason for which the old one goes on.
+    pub fn after_reload<F, Fut>(mut self, hook: F) -> Self
+    where
+        F: Fn(Result<u64, String>) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = ()> + Send + 'static,
+    {
+        self.options.hooks.after_reload.push(hook);
+        self
+    }
+
+    /// Runs `hook` in the master, with the reason, when a new worker has failed its trial and the old
+    /// one goes on.
+    pub fn on_rollback<F, Fut>(mut self, hook: F) -> Self
+    where
+        F: Fn(String) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = ()> + Send + 'static,
+    {
+        self.options.hooks.on_rollback.push(hook);
+        self
+    }
+
+    /// Runs `hook` in a worker that is about to leave. [`Handle::active`] completes in its successor
+    /// when that is done: so a background job stops here before it starts there.
+    pub fn on_retire<F, Fut>(mut self, hook: F) -> Self
+    where
+        F: Fn() -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = ()> + Send + 'static,
+    {
+        self.options.hooks.on_retire.push(move |()| hook());
+        self
+    }
+
+    /// How long a hook may take; then it is dropped. Default: 5 s.
+    pub fn hook_timeout(mut self, limit: Duration) -> Self {
+        self.options.hooks.limit = limit;
+        self
+    }
+
+    /// Whether a reload first runs the new program with `GRACEFUL_CHECK=1`, and fails if that fails.
+    /// Such a run builds the application, binds nothing, prints one line of JSON and ends. Default: off.
+    pub fn check_before_reload(mut self, on: bool) -> Self {
+        self.options.check_before_reload = on;
+        self
+    }
+
+    /// Whether the master, after a reload that succeeded, becomes the new program as well, in place
+    /// and with the same PID. Linux only. Default: on.
+    pub fn upgrade_master(mut self, on: bool) -> Self {
+        self.options.upgrade_master = on;
         self
     }
 
@@ -231,6 +332,35 @@ impl<A> Serve<A> {
     /// platforms that replace whole containers. Signals drain and stop as ever.
     pub fn single_process(mut self) -> Self {
         self.options.single_process = true;
+        self
+    }
+
+    /// Writes the PID of the master into this file, and removes it at the end if it is still ours.
+    /// Written by renaming, so that a reader finds a whole one. Default: none.
+    pub fn pid_file(mut self, path: impl Into<PathBuf>) -> Self {
+        self.options.pid_file = Some(path.into());
+        self
+    }
+
+    /// Answers questions about the server, and takes orders, over HTTP on a Unix socket at this path.
+    /// Only the user of this process can connect to it. Without a master there is none. Default: none.
+    ///
+    /// | request | answer |
+    /// | --- | --- |
+    /// | `GET /` | the status as a page |
+    /// | `GET /status` | JSON: workers, their requests in flight, the oldest of these, the last reload |
+    /// | `GET /metrics` | the same numbers in Prometheus' text format |
+    /// | `POST /reload` | 202: a new worker is on its way |
+    /// | `POST /reload?wait` | 200 when it serves; 500, with the reason, when the old one goes on |
+    /// | `POST /stop` | 202: what is in flight ends, then all |
+    ///
+    /// ```text
+    /// curl --fail-with-body --unix-socket /run/app-admin.sock -X POST 'http://app/reload?wait'
+    /// ```
+    #[cfg(feature = "admin")]
+    #[cfg_attr(docsrs, doc(cfg(feature = "admin")))]
+    pub fn admin(mut self, path: impl Into<PathBuf>) -> Self {
+        self.options.admin = Some(path.into());
         self
     }
 
@@ -254,7 +384,9 @@ impl<A: Apps> Serve<A> {
         let role = self.role()?;
         let mut builder = match role {
             Role::Master => tokio::runtime::Builder::new_current_thread(),
-            Role::Worker(_) | Role::Single => tokio::runtime::Builder::new_multi_thread(),
+            Role::Worker(_) | Role::Single | Role::Check => {
+                tokio::runtime::Builder::new_multi_thread()
+            }
         };
         let runtime = builder
             .enable_all()
@@ -274,6 +406,7 @@ impl<A: Apps> Serve<A> {
         }
         self.apps.check(&self.addresses)?;
         match exec::parent() {
+            _ if orchestrator::is_asked() => Ok(Role::Check),
             _ if self.options.single_process => Ok(Role::Single),
             Parent::Master(control) => Ok(Role::Worker(control)),
             Parent::Other => Ok(Role::Master),
@@ -294,6 +427,12 @@ impl<A: Apps> Serve<A> {
             Role::Worker(control) => {
                 let build = async { Ok(apps.bindings(addresses).await?.0) };
                 worker::run(control, build, options, handle, commands).await
+            }
+            Role::Check => {
+                let bindings = apps.bindings(addresses).await?.0;
+                let places: Vec<_> = bindings.into_iter().map(|binding| binding.place).collect();
+                orchestrator::Answer::new(&places)?.print();
+                Ok(())
             }
             Role::Single => {
                 let build = async { Ok(apps.bindings(addresses).await?.0) };
@@ -336,6 +475,8 @@ enum Role {
     Master,
     Worker(std::os::fd::OwnedFd),
     Single,
+    /// Asked by `GRACEFUL_CHECK` what it is.
+    Check,
 }
 
 /// What a [`Serve`] serves. Implemented here only.

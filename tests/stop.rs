@@ -8,9 +8,9 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
+use support::http::{GET, answer, connect, expect_end, send};
 use support::process;
 use support::procfs;
 use support::server::{Server, Setup};
@@ -21,45 +21,12 @@ fn server() {
     support::server::serve();
 }
 
-const GET: &str = "GET / HTTP/1.1\r\nhost: x\r\n\r\n";
 const SLOW: &str = "GET /slow?ms=500 HTTP/1.1\r\nhost: x\r\n\r\n";
 const LONG: Duration = Duration::from_secs(10);
 
 /// Both ways to run; the same rules hold for each.
 fn setups() -> [Setup; 2] {
     [Setup::new(), Setup::new().single()]
-}
-
-async fn connect(addr: SocketAddr) -> TcpStream {
-    TcpStream::connect(addr).await.expect("connect")
-}
-
-async fn send(stream: &mut TcpStream, text: &str) {
-    stream.write_all(text.as_bytes()).await.expect("write");
-}
-
-/// Reads one response with a `content-length`.
-async fn answer(stream: &mut TcpStream) -> String {
-    let mut bytes = Vec::new();
-    loop {
-        let text = String::from_utf8_lossy(&bytes);
-        if let Some((head, body)) = text.split_once("\r\n\r\n") {
-            let length = head.lines().find_map(|line| line.strip_prefix("content-length: "));
-            let length: usize = length.expect("a content-length").parse().expect("a number");
-            if body.len() >= length {
-                return text.into_owned();
-            }
-        }
-        let byte = stream.read_u8().await;
-        bytes.push(byte.unwrap_or_else(|error| panic!("{error} after {bytes:?}")));
-    }
-}
-
-/// The server has closed the connection; nothing more came.
-async fn expect_end(stream: &mut TcpStream) {
-    let mut rest = Vec::new();
-    stream.read_to_end(&mut rest).await.expect("a clean end");
-    assert_eq!(rest, b"", "bytes after the last answer");
 }
 
 async fn stopped(server: &Server, within: Duration) {

@@ -124,13 +124,14 @@ impl Drain {
     /// Whether the drain has started.
     #[inline]
     pub fn is_draining(&self) -> bool {
-        self.shared.signal.phase.load(Ordering::Relaxed) != RUNNING
+        // Acquire: who sees the start also sees what its caller did before it.
+        self.shared.signal.phase.load(Ordering::Acquire) != RUNNING
     }
 
     /// Whether it has started and nobody takes over, so that new requests may be refused.
     #[inline]
     pub(crate) fn is_stopping(&self) -> bool {
-        self.shared.signal.phase.load(Ordering::Relaxed) == STOPPING
+        self.shared.signal.phase.load(Ordering::Acquire) == STOPPING
     }
 
     /// Waits until the drain starts; returns at once if it has.

@@ -28,7 +28,7 @@ pub(crate) fn bind(address: &Address) -> Result<Bound, Error> {
     match &address.0 {
         Form::Ip(ip) => bind_ip(*ip),
         Form::Name(host, port) => bind_name(host, *port),
-        Form::Path(path) => bind_path(path),
+        Form::Path(path) => bind_path(path, false),
         #[cfg(target_os = "linux")]
         Form::Abstract(name) => bind_abstract(name),
     }
@@ -68,7 +68,15 @@ fn bind_abstract(name: &[u8]) -> io::Result<Bound> {
     listening(Socket::from(std::os::fd::OwnedFd::from(listener)), None)
 }
 
-fn bind_path(path: &Path) -> io::Result<Bound> {
+/// Binds a Unix socket to which only this user can connect, from its first moment.
+#[cfg(feature = "admin")]
+pub(crate) fn bind_private(path: &Path) -> Result<Bound, Error> {
+    bind_path(path, true).map_err(|error| {
+        Error::new(Kind::Bind, format!("cannot bind {}", path.display())).because(error)
+    })
+}
+
+fn bind_path(path: &Path, private: bool) -> io::Result<Bound> {
     // Two processes that find the same stale file must not remove each other's new one. The lock is
     // on the directory, so that it leaves no file behind.
     let directory = match path.parent() {
@@ -83,8 +91,20 @@ fn bind_path(path: &Path) -> io::Result<Bound> {
         remove_stale(path, &address)?;
     }
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    #[cfg(target_os = "linux")]
+    if private {
+        use nix::sys::stat::{Mode, fchmod};
+        // The kernel makes the file with the mode of the socket, less the umask.
+        fchmod(&socket, Mode::S_IRUSR | Mode::S_IWUSR)?;
+    }
     socket.bind(&address)?;
     let file = SocketFile::of(path)?;
+    #[cfg(not(target_os = "linux"))]
+    if private {
+        use std::os::unix::fs::PermissionsExt;
+        // Nobody can connect yet: nobody listens.
+        fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
+    }
     listening(socket, Some(file))
 }
 
@@ -124,6 +144,17 @@ impl SocketFile {
         let path = std::path::absolute(path)?;
         let inode = inode(&path)?;
         Ok(Self { path, inode })
+    }
+
+    /// The file of a socket that an earlier process has bound to this address, if it is still there.
+    pub(crate) fn again(address: &str, wanted: (u64, u64)) -> Option<Self> {
+        let path = std::path::absolute(address.strip_prefix("unix:")?).ok()?;
+        (inode(&path).ok()? == wanted).then_some(Self { path, inode: wanted })
+    }
+
+    /// Device and inode.
+    pub(crate) fn inode(&self) -> (u64, u64) {
+        self.inode
     }
 }
 
@@ -193,6 +224,18 @@ mod tests {
         let _other = UnixListener::bind(&path).unwrap();
         drop(bound);
         UnixStream::connect(&path).unwrap();
+    }
+
+    #[cfg(feature = "admin")]
+    #[test]
+    fn a_private_socket_is_for_its_user_whatever_the_umask() {
+        use std::os::unix::fs::PermissionsExt;
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("a.sock");
+        let bound = bind_private(&path).unwrap();
+        assert_eq!(path.metadata().unwrap().permissions().mode() & 0o777, 0o600);
+        drop(bound);
+        assert!(!path.exists());
     }
 
     #[test]

@@ -27,6 +27,13 @@ pub(crate) struct Inherited {
     pub(crate) socket: Socket,
 }
 
+/// An address to connect to.
+#[derive(Clone, Debug)]
+pub(crate) enum SocketAddress {
+    Ip(std::net::SocketAddr),
+    Unix(std::os::unix::net::SocketAddr),
+}
+
 /// A checked listening socket.
 #[derive(Debug)]
 pub(crate) struct Socket {
@@ -111,6 +118,14 @@ impl Socket {
             }),
             #[cfg(target_os = "linux")]
             Form::Abstract(name) => self.address.as_abstract_namespace() == Some(name),
+        }
+    }
+
+    /// Where a client of this machine would connect; `None` for an unnamed Unix socket.
+    pub(crate) fn connect_address(&self) -> Option<SocketAddress> {
+        match self.address.as_socket() {
+            Some(address) => Some(SocketAddress::Ip(address)),
+            None => self.address.as_unix().map(SocketAddress::Unix),
         }
     }
 

@@ -8,6 +8,8 @@ mod bind;
 mod inherited;
 mod stream;
 
+#[cfg(feature = "admin")]
+pub(crate) use self::bind::bind_private;
 pub use self::{
     address::Address,
     inherited::Listeners,
@@ -15,6 +17,6 @@ pub use self::{
 };
 pub(crate) use self::{
     bind::{Bound, SocketFile, bind},
-    inherited::{Inherited, Socket},
+    inherited::{Inherited, Socket, SocketAddress},
     stream::{AcceptError, EXHAUSTED_PAUSE},
 };

@@ -1,7 +1,9 @@
 use std::{
     io,
     net::SocketAddr,
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll},
     time::Duration,
 };
@@ -18,7 +20,7 @@ use crate::Error;
 #[derive(Debug)]
 pub struct Listener {
     inner: Inner,
-    address: String,
+    address: Arc<str>,
     /// Removes the file at the end; `None` where this process does not own it.
     _file: Option<SocketFile>,
 }
@@ -72,7 +74,7 @@ impl Listener {
             false => TcpListener::from_std(fd.into()).map(Inner::Tcp),
         };
         match opened {
-            Ok(inner) => Ok(Self { inner, address, _file: file }),
+            Ok(inner) => Ok(Self { inner, address: address.into(), _file: file }),
             Err(error) => Err(Error::io(format!("cannot listen on {address}"), error)),
         }
     }
@@ -80,6 +82,10 @@ impl Listener {
     /// The address that it is bound to, as [`Address`](super::Address) writes it.
     pub fn address(&self) -> &str {
         &self.address
+    }
+
+    pub(crate) fn name(&self) -> Arc<str> {
+        self.address.clone()
     }
 
     /// The IP address that it is bound to; `None` for a Unix socket.
@@ -114,15 +120,7 @@ impl Listener {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
             Err(error) => return Err(error),
         };
-        socket.set_nonblocking(true)?;
-        Ok(Some(match address.as_socket() {
-            Some(address) => (Stream::Tcp(TcpStream::from_std(socket.into())?), Peer::Tcp(address)),
-            None => {
-                let stream = UnixStream::from_std(socket.into())?;
-                let peer = Peer::Unix(UnixPeer::of(&stream));
-                (Stream::Unix(stream), peer)
-            }
-        }))
+        Stream::open(socket, &address).map(Some)
     }
 }
 
@@ -163,7 +161,7 @@ impl axum::serve::Listener for Listener {
                 Err(error) => match AcceptError::from(&error) {
                     AcceptError::Connection => {}
                     AcceptError::Exhausted | AcceptError::Listener => {
-                        tracing::error!(listener = self.address, %error, "cannot accept");
+                        tracing::error!(listener = &*self.address, %error, "cannot accept");
                         tokio::time::sleep(EXHAUSTED_PAUSE).await;
                     }
                 },
@@ -180,6 +178,25 @@ impl axum::serve::Listener for Listener {
 }
 
 impl Stream {
+    /// Takes over a connection that another process has accepted.
+    pub(crate) fn adopt(fd: OwnedFd) -> io::Result<(Self, Peer)> {
+        let socket = socket2::Socket::from(fd);
+        let peer = socket.peer_addr()?;
+        Self::open(socket, &peer)
+    }
+
+    fn open(socket: socket2::Socket, peer: &socket2::SockAddr) -> io::Result<(Self, Peer)> {
+        socket.set_nonblocking(true)?;
+        Ok(match peer.as_socket() {
+            Some(address) => (Self::Tcp(TcpStream::from_std(socket.into())?), Peer::Tcp(address)),
+            None => {
+                let stream = UnixStream::from_std(socket.into())?;
+                let peer = Peer::Unix(UnixPeer::of(&stream));
+                (Self::Unix(stream), peer)
+            }
+        })
+    }
+
     /// Waits until there is something to read, or the peer has ended the stream.
     pub(crate) async fn readable(&self) -> io::Result<()> {
         match self {
@@ -216,6 +233,15 @@ impl UnixPeer {
             Ok(peer) => Self { uid: peer.uid(), gid: peer.gid(), pid: peer.pid() },
             // The peer is gone already; the first read will say so.
             Err(_) => Self { uid: u32::MAX, gid: u32::MAX, pid: None },
+        }
+    }
+}
+
+impl AsFd for Stream {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Tcp(stream) => stream.as_fd(),
+            Self::Unix(stream) => stream.as_fd(),
         }
     }
 }

@@ -1,7 +1,10 @@
 use std::os::fd::{AsFd, OwnedFd};
 
 use serde::Serialize;
-use tokio::{sync::mpsc, task::JoinHandle};
+use tokio::{
+    sync::{mpsc, oneshot},
+    task::JoinHandle,
+};
 
 use crate::process::wire::Writer;
 
@@ -9,15 +12,29 @@ use crate::process::wire::Writer;
 /// decides.
 #[derive(Debug)]
 pub(crate) struct Link<T> {
-    messages: mpsc::UnboundedSender<(T, Vec<OwnedFd>)>,
+    queue: mpsc::UnboundedSender<Item<T>>,
     writing: JoinHandle<()>,
+}
+
+enum Item<T> {
+    Message(T, Vec<OwnedFd>),
+    /// Everything before it is sent.
+    Flushed(oneshot::Sender<()>),
 }
 
 impl<T: Serialize + Send + Sync + 'static> Link<T> {
     pub(crate) fn new(mut writer: Writer) -> Self {
-        let (messages, mut queue) = mpsc::unbounded_channel::<(T, Vec<OwnedFd>)>();
+        let (sender, mut queue) = mpsc::unbounded_channel();
         let writing = tokio::spawn(async move {
-            while let Some((message, fds)) = queue.recv().await {
+            while let Some(item) = queue.recv().await {
+                let (message, fds) = match item {
+                    Item::Message(message, fds) => (message, fds),
+                    Item::Flushed(flushed) => {
+                        // Who asked has stopped waiting.
+                        let _ = flushed.send(());
+                        continue;
+                    }
+                };
                 let fds: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
                 if let Err(error) = writer.send(&message, &fds).await {
                     // The reading side meets the end of the stream and says what follows from it.
@@ -26,7 +43,7 @@ impl<T: Serialize + Send + Sync + 'static> Link<T> {
                 }
             }
         });
-        Self { messages, writing }
+        Self { queue: sender, writing }
     }
 
     pub(crate) fn send(&self, message: T) {
@@ -35,12 +52,18 @@ impl<T: Serialize + Send + Sync + 'static> Link<T> {
 
     pub(crate) fn send_with(&self, message: T, fds: Vec<OwnedFd>) {
         // It fails when the wire is cut; see above.
-        let _ = self.messages.send((message, fds));
+        let _ = self.queue.send(Item::Message(message, fds));
     }
 
-    /// Waits until everything is sent.
+    /// Waits until everything is sent; says whether it was.
+    pub(crate) async fn flush(&self) -> bool {
+        let (flushed, told) = oneshot::channel();
+        self.queue.send(Item::Flushed(flushed)).is_ok() && told.await.is_ok()
+    }
+
+    /// Waits until everything is sent, and ends.
     pub(crate) async fn finish(self) {
-        drop(self.messages);
+        drop(self.queue);
         // It cannot panic and nobody aborts it.
         let _ = self.writing.await;
     }

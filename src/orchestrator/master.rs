@@ -2,46 +2,45 @@
 //! connection and never builds the application.
 
 use std::{
-    collections::HashMap,
-    os::{fd::OwnedFd, unix::process::ExitStatusExt},
-    pin::pin,
-    process::ExitStatus,
+    collections::{HashMap, HashSet},
+    os::fd::OwnedFd,
+    sync::Arc,
     time::Duration,
 };
 
 use tokio::{
     sync::mpsc,
-    time::{Instant, MissedTickBehavior, interval, sleep_until, timeout},
+    time::{Instant, MissedTickBehavior, interval, sleep_until},
 };
 
 use super::{
-    Options,
+    Options, Signal, attend, health,
     link::Link,
     message::{DrainOrder, ToMaster, ToWorker, VERSION},
+    preflight,
+    report::Report,
     signal::{self, Signals},
     single,
     sockets::Sockets,
     state::{Action, Event, Id, Phase, State, Timer},
+    takeover::Handoff,
+    upgrade::Candidate,
 };
 use crate::{
     error::{Error, Kind},
     handle::{Command, Handle},
     listener::{Address, Bound, Listeners, bind},
     process::{
+        child::{Child, Ended},
         exec::Program,
-        wire::{self, Reader},
+        image::Image,
+        wire,
     },
     server::CutRequest,
 };
 
 /// Pings without an answer after which a worker counts as hung.
 const MISSED_PINGS: u32 = 5;
-/// How long a worker that has closed its wire may take to end by itself, so that its exit status
-/// can tell why.
-const WIRE_PAUSE: Duration = Duration::from_millis(500);
-/// How long to wait for the last messages of a worker that has ended.
-const LAST_WORDS: Duration = Duration::from_millis(200);
-
 /// Runs workers until a stop.
 pub(crate) async fn run(
     options: Options,
@@ -50,9 +49,14 @@ pub(crate) async fn run(
 ) -> Result<(), Error> {
     // First of all: a signal that arrives from now on waits until the first worker is ready.
     let mut signals = Signals::listen(&options)?;
-    let sockets = Sockets::new(Listeners::from_env()?.into_inherited());
     let program =
         Program::resolve().map_err(|error| Error::io("cannot find this program", error))?;
+    let report = Report::open(&options, program.path(), &handle)?;
+    let mut predecessor = Handoff::take()?;
+    let sockets = match &mut predecessor {
+        Some((handoff, descriptors)) => Sockets::take_over(handoff, descriptors, report.systemd())?,
+        None => Sockets::new(Listeners::from_env()?.into_inherited(), report.systemd()),
+    };
     let (sender, mut inputs) = mpsc::unbounded_channel();
     let mut pings = interval(options.watch_interval);
     pings.set_missed_tick_behavior(MissedTickBehavior::Skip);
@@ -60,26 +64,39 @@ pub(crate) async fn run(
         state: State::new(options.limits()),
         options,
         program,
+        report,
         sockets,
         workers: HashMap::new(),
+        current: None,
+        previous: None,
+        candidate: None,
+        checking: HashSet::new(),
         timers: HashMap::new(),
         inputs: sender,
         started: Instant::now(),
         stopping: false,
         reload_since: None,
+        rolled_back: false,
         cut: Vec::new(),
         result: None,
     };
     drop(handle);
-    master.feed(Event::Start);
+    match predecessor {
+        Some((handoff, descriptors)) => master.resume(handoff, descriptors)?,
+        None => master.feed(Event::Start),
+    }
     loop {
+        if master.is_due() {
+            master.upgrade(&mut signals, &mut inputs).await;
+        }
         if let Some(result) = master.result.take() {
+            master.report.finish().await;
             return result;
         }
         let next = master.next_timer();
         tokio::select! {
             Some(input) = inputs.recv() => master.input(input),
-            order = signals.next() => master.order(order),
+            (signal, order) = signals.next() => master.signal(signal, order),
             Some(command) = commands.recv() => master.command(command),
             timer = expired(next) => {
                 master.timers.remove(&timer);
@@ -100,64 +117,101 @@ async fn expired(next: Option<(Timer, Instant)>) -> Timer {
     }
 }
 
-struct Master {
-    state: State,
-    options: Options,
-    program: Program,
-    sockets: Sockets,
-    workers: HashMap<Id, Worker>,
-    timers: HashMap<Timer, Instant>,
-    inputs: mpsc::UnboundedSender<Input>,
+pub(super) struct Master {
+    pub(super) state: State,
+    pub(super) options: Options,
+    pub(super) program: Program,
+    pub(super) report: Report,
+    pub(super) sockets: Sockets,
+    pub(super) workers: HashMap<Id, Worker>,
+    /// What the last worker that proved itself runs, and what the one before it ran.
+    pub(super) current: Option<Arc<Image>>,
+    pub(super) previous: Option<Arc<Image>>,
+    /// What this process will become.
+    pub(super) candidate: Option<Candidate>,
+    /// Workers whose program is being asked before it is started.
+    checking: HashSet<Id>,
+    pub(super) timers: HashMap<Timer, Instant>,
+    pub(super) inputs: mpsc::UnboundedSender<Input>,
     started: Instant,
     stopping: bool,
     reload_since: Option<Instant>,
+    /// An old worker goes on in place of one that failed its trial.
+    rolled_back: bool,
     /// What was cut during a stop.
     cut: Vec<CutRequest>,
-    result: Option<Result<(), Error>>,
+    pub(super) result: Option<Result<(), Error>>,
 }
 
 /// A worker process.
-struct Worker {
-    pid: Option<u32>,
-    link: Link<ToWorker>,
-    kill: mpsc::UnboundedSender<()>,
+pub(super) struct Worker {
+    pub(super) pid: u32,
+    /// What it runs; `None` where that cannot be pinned.
+    pub(super) image: Option<Arc<Image>>,
+    pub(super) link: Link<ToWorker>,
+    pub(super) attendant: mpsc::UnboundedSender<attend::Order>,
     /// What the worker said of its own failure.
-    reason: Option<String>,
-    unanswered: u32,
+    pub(super) reason: Option<String>,
+    pub(super) unanswered: u32,
 }
 
 /// What the tasks of the master tell its loop.
-enum Input {
-    Message(Id, ToMaster),
+pub(super) enum Input {
+    Message(Id, ToMaster, Vec<OwnedFd>),
     /// The wire has ended, or made no sense.
     WireEnded(Id, Option<String>),
-    Exited(Id, std::io::Result<ExitStatus>),
+    Exited(Id, std::io::Result<Ended>),
     Bound(Id, Address, u32, Result<Bound, Error>),
     Event(Event),
+    /// The hooks before a signal have run.
+    Signal(Signal, signal::Order),
+    /// The program of a worker that is about to start has been asked.
+    Checked(Id, Result<(), String>),
+    /// A program has been asked whether this process can become it.
+    Candidate(Arc<Image>, Result<(), String>),
 }
 
 impl Master {
     fn feed(&mut self, event: Event) {
         tracing::debug!(?event);
+        self.report.event(&event);
         let random = std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), 0) as u32;
         let actions = self.state.step(self.started.elapsed(), random, event);
         for action in actions {
             tracing::debug!(?action);
+            self.report.action(&action);
             self.act(action);
         }
+        self.report.phases(self.state.workers());
     }
 
     fn act(&mut self, action: Action) {
         match action {
-            Action::Spawn(id) | Action::Respawn(id) => self.spawn(id),
+            Action::Spawn(id) if self.options.check_before_reload => self.check(id),
+            Action::Spawn(id) => self.spawn(id, None),
+            Action::Respawn(id) => self.spawn(id, self.current.clone()),
+            Action::Rollback(id) => match self.previous.clone() {
+                Some(previous) => self.spawn(id, Some(previous)),
+                None => {
+                    self.cannot_spawn(id, "there is no previous binary to go back to".to_owned())
+                }
+            },
             Action::Kill(id) => {
                 if let Some(worker) = self.workers.get(&id) {
                     // It fails when the worker has ended already.
-                    let _ = worker.kill.send(());
+                    let _ = worker.attendant.send(attend::Order::Kill);
+                } else if self.checking.remove(&id) {
+                    self.cannot_spawn(id, "it was no longer wanted".to_owned());
                 }
             }
-            Action::Pause(id) => self.tell(id, ToWorker::Pause),
-            Action::Resume(id) => self.tell(id, ToWorker::Resume),
+            Action::Pause(id) => {
+                self.tell(id, ToWorker::Pause);
+                self.probe();
+            }
+            Action::Resume(id) => {
+                self.tell(id, ToWorker::Resume);
+                self.rolled_back = true;
+            }
             Action::Drain { id, successor } => self.drain(id, successor),
             Action::Cut(id) => self.tell(id, ToWorker::Cut),
             Action::Set(timer, after) => {
@@ -166,7 +220,7 @@ impl Master {
             Action::Clear(timer) => {
                 self.timers.remove(&timer);
             }
-            Action::Settle(id) => self.sockets.settle(id),
+            Action::Settle(id) => self.settle(id),
             Action::Reloaded(outcome) => self.reloaded(outcome),
             Action::Leave(outcome) => {
                 self.result = Some(match outcome {
@@ -183,29 +237,75 @@ impl Master {
         }
     }
 
-    fn spawn(&mut self, id: Id) {
-        match self.start(id) {
-            Ok(worker) => {
-                tracing::info!(generation = id, pid = worker.pid, "started a worker");
-                self.workers.insert(id, worker);
-            }
-            Err(error) => {
-                let path = self.program.path().display();
-                let why = format!("cannot start {path}: {error}");
-                // As an input: the machine is in the middle of a step.
-                let _ = self.inputs.send(Input::Event(Event::Exited(id, why)));
+    /// Asks the program what it is before it becomes a worker.
+    fn check(&mut self, id: Id) {
+        self.checking.insert(id);
+        let (program, inputs) = (self.program.clone(), self.inputs.clone());
+        let limit = self.options.ready_timeout;
+        tokio::spawn(async move {
+            let answer = preflight::ask(&program, program.path(), limit).await;
+            // It fails when the master has left.
+            let _ = inputs.send(Input::Checked(id, answer.map(drop)));
+        });
+    }
+
+    fn checked(&mut self, id: Id, result: Result<(), String>) {
+        // Else it was killed meanwhile.
+        if self.checking.remove(&id) {
+            match result {
+                Ok(()) => self.spawn(id, None),
+                Err(why) => self.cannot_spawn(id, why),
             }
         }
     }
 
-    fn start(&self, id: Id) -> std::io::Result<Worker> {
+    /// Starts a worker from a pinned program or from what the path names now.
+    fn spawn(&mut self, id: Id, image: Option<Arc<Image>>) {
+        match self.start(id, image) {
+            Ok(worker) => {
+                tracing::info!(generation = id, pid = worker.pid, "started a worker");
+                self.report.spawned(id, Some(worker.pid));
+                self.workers.insert(id, worker);
+            }
+            Err(error) => {
+                let path = self.program.path().display();
+                self.cannot_spawn(id, format!("cannot start {path}: {error}"));
+            }
+        }
+    }
+
+    fn cannot_spawn(&self, id: Id, why: String) {
+        // As an input: the machine is in the middle of a step.
+        let _ = self.inputs.send(Input::Event(Event::Exited(id, why)));
+    }
+
+    fn start(&self, id: Id, image: Option<Arc<Image>>) -> std::io::Result<Worker> {
         let (ours, theirs) = wire::pair()?;
         let (reader, writer) = wire::open(ours)?;
-        let child = self.program.spawn(theirs)?;
-        let pid = child.id();
-        let (kill, killed) = mpsc::unbounded_channel();
-        tokio::spawn(attend(id, child, reader, killed, self.inputs.clone()));
-        Ok(Worker { pid, link: Link::new(writer), kill, reason: None, unanswered: 0 })
+        let (pid, image) = match image {
+            Some(image) => (self.program.spawn_image(&image, theirs)?, Some(image)),
+            None => {
+                let (pid, image) = self.program.spawn(theirs)?;
+                (pid, image.map(Arc::new))
+            }
+        };
+        let (attendant, orders) = mpsc::unbounded_channel();
+        let child = Child::new(pid);
+        tokio::spawn(attend::attend(id, child, reader, orders, self.inputs.clone()));
+        Ok(Worker { pid, image, link: Link::new(writer), attendant, reason: None, unanswered: 0 })
+    }
+
+    /// This worker has proved itself, and so has its binary.
+    fn settle(&mut self, id: Id) {
+        self.sockets.settle(id);
+        let image = self.workers.get(&id).and_then(|worker| worker.image.clone());
+        let same = match (&self.current, &image) {
+            (Some(current), Some(image)) => current.is(image),
+            _ => false,
+        };
+        if !same {
+            self.previous = std::mem::replace(&mut self.current, image);
+        }
     }
 
     fn drain(&mut self, id: Id, successor: Option<Id>) {
@@ -226,40 +326,148 @@ impl Master {
                 timeout: stop_timeout,
             },
         };
-        self.tell(id, ToWorker::Drain(order));
+        let hand_over = successor.and_then(|successor| self.hand_over(successor));
+        if let Some(worker) = self.workers.get(&id) {
+            worker.link.send_with(ToWorker::Drain(order), hand_over.into_iter().collect());
+        }
         if successor.is_none() {
             self.sockets.release();
         }
     }
 
-    fn reloaded(&mut self, outcome: Result<Id, String>) {
-        let took = self.reload_since.take().map(|since| since.elapsed());
-        match outcome {
-            Ok(generation) => tracing::info!(generation, ?took, "reloaded"),
-            Err(why) => tracing::error!(why, "the reload failed, the old worker goes on"),
+    /// Gives one end of a socket pair to the successor; the other one is for the worker that leaves.
+    fn hand_over(&self, successor: Id) -> Option<OwnedFd> {
+        if !self.options.hand_over {
+            return None;
+        }
+        let successor = self.workers.get(&successor)?;
+        match wire::pair() {
+            Ok((giver, taker)) => {
+                successor.link.send_with(ToWorker::Adopt, vec![taker]);
+                Some(giver)
+            }
+            Err(error) => {
+                tracing::error!(%error, "no connection can be handed over");
+                None
+            }
         }
     }
 
-    fn order(&mut self, order: signal::Order) {
+    fn reloaded(&mut self, outcome: Result<Id, String>) {
+        let hooks = self.options.hooks.clone();
+        if !hooks.after_reload.is_empty() {
+            let outcome = outcome.clone();
+            tokio::spawn(async move {
+                hooks.after_reload.run("after a reload", outcome, hooks.limit).await;
+            });
+        }
+        let took = self.reload_since.take().map(|since| since.elapsed());
+        match outcome {
+            Ok(generation) => {
+                tracing::info!(generation, ?took, "reloaded");
+                self.consider();
+            }
+            Err(why) => {
+                tracing::error!(why, "the reload failed, the old worker goes on");
+                self.rolled_back(why);
+            }
+        }
+    }
+
+    pub(super) fn signal(&mut self, signal: Signal, order: signal::Order) {
+        let hooks = self.options.hooks.clone();
+        if hooks.before_signal.is_empty() {
+            return self.order(signal, order);
+        }
+        let inputs = self.inputs.clone();
+        tokio::spawn(async move {
+            hooks.before_signal.run("before a signal", signal, hooks.limit).await;
+            // It fails when the master has left.
+            let _ = inputs.send(Input::Signal(signal, order));
+        });
+    }
+
+    /// A trial has failed: tells those who want to know.
+    fn rolled_back(&mut self, why: String) {
+        let hooks = self.options.hooks.clone();
+        if std::mem::take(&mut self.rolled_back) && !hooks.on_rollback.is_empty() {
+            tokio::spawn(async move {
+                hooks.on_rollback.run("on rollback", why, hooks.limit).await;
+            });
+        }
+    }
+
+    /// Asks the worker on trial for its health, if the user wants that.
+    fn probe(&self) {
+        let Some(path) = self.options.health_check.clone() else { return };
+        let trial = self.state.workers().find(|(_, phase)| *phase == Phase::Trial);
+        let (Some((id, _)), Some(address)) = (trial, self.sockets.connect_address()) else {
+            return tracing::warn!("there is no socket to check the new worker's health on");
+        };
+        let (inputs, time) = (self.inputs.clone(), self.options.bake_time);
+        tokio::spawn(async move {
+            if let Err(why) = health::watch(address, path, time).await {
+                // It fails when the master has left.
+                let _ = inputs.send(Input::Event(Event::Unhealthy(id, why)));
+            }
+        });
+    }
+
+    fn order(&mut self, signal: Signal, order: signal::Order) {
         match order {
             signal::Order::Reload => self.reload(),
             signal::Order::Stop => self.stop(),
             signal::Order::Hammer => self.feed(Event::Hammer),
+        }
+        let hooks = self.options.hooks.clone();
+        if !hooks.after_signal.is_empty() {
+            tokio::spawn(async move {
+                hooks.after_signal.run("after a signal", signal, hooks.limit).await;
+            });
         }
     }
 
     fn command(&mut self, command: Command) {
         match command {
             Command::Reload => self.reload(),
+            Command::ReloadAndTell(waiter) => {
+                self.report.wait(waiter);
+                self.reload();
+            }
+            Command::Rollback(waiter) => {
+                waiter.into_iter().for_each(|waiter| self.report.wait(waiter));
+                self.rollback();
+            }
             // A second signal means more than the first; a second call does not.
             Command::Stop if self.stopping => {}
             Command::Stop => self.stop(),
         }
     }
 
+    fn rollback(&mut self) {
+        self.begin(Event::Rollback);
+    }
+
     fn reload(&mut self) {
+        if self.state.is_crowded() {
+            tracing::warn!("the reload waits: too many old generations are draining");
+        }
+        self.begin(Event::Reload);
+    }
+
+    /// Feeds a reload, after the hooks that come before it.
+    fn begin(&mut self, event: Event) {
         self.reload_since.get_or_insert_with(Instant::now);
-        self.feed(Event::Reload);
+        let hooks = self.options.hooks.clone();
+        if hooks.before_reload.is_empty() {
+            return self.feed(event);
+        }
+        let inputs = self.inputs.clone();
+        tokio::spawn(async move {
+            hooks.before_reload.run("before a reload", (), hooks.limit).await;
+            // It fails when the master has left.
+            let _ = inputs.send(Input::Event(event));
+        });
     }
 
     fn stop(&mut self) {
@@ -281,8 +489,10 @@ impl Master {
                     hung.push(*id);
                 }
                 worker.unanswered += 1;
-                worker.link.send(ToWorker::Ping);
+            } else if self.state.phase(*id) != Some(Phase::Draining) {
+                continue;
             }
+            worker.link.send(ToWorker::Ping);
         }
         for id in hung {
             let silence = self.options.watch_interval * MISSED_PINGS;
@@ -292,12 +502,13 @@ impl Master {
         }
     }
 
-    fn input(&mut self, input: Input) {
+    pub(super) fn input(&mut self, input: Input) {
         match input {
-            Input::Message(id, message) => {
+            Input::Message(id, message, _) => {
                 if let Some(worker) = self.workers.get_mut(&id) {
                     worker.unanswered = 0;
                 }
+                self.report.heard(id);
                 self.message(id, message);
             }
             Input::WireEnded(id, why) => {
@@ -306,7 +517,11 @@ impl Master {
             }
             Input::Exited(id, status) => {
                 let worker = self.workers.remove(&id);
-                let mut why = ended(status);
+                self.report.reaped(worker.as_ref().map(|worker| worker.pid));
+                let mut why = match status {
+                    Ok(ended) => ended.to_string(),
+                    Err(error) => format!("it cannot be waited for: {error}"),
+                };
                 if let Some(reason) = worker.and_then(|worker| worker.reason) {
                     why = format!("{why}: {reason}");
                 }
@@ -315,6 +530,9 @@ impl Master {
             }
             Input::Bound(id, address, nth, bound) => self.bound(id, &address, nth, bound),
             Input::Event(event) => self.feed(event),
+            Input::Signal(signal, order) => self.order(signal, order),
+            Input::Checked(id, result) => self.checked(id, result),
+            Input::Candidate(image, fit) => self.candidate(image, fit),
         }
     }
 
@@ -322,8 +540,11 @@ impl Master {
         match message {
             ToMaster::Hello { version, crate_version } => {
                 tracing::debug!(generation = id, version, crate_version, "hello");
-                // A worker that speaks another version says so itself when it reads this.
                 self.tell(id, ToWorker::Welcome { version: VERSION, generation: id });
+                if version != VERSION {
+                    let why = format!("it speaks version {version} of the wire, not {VERSION}");
+                    self.feed(Event::Unhealthy(id, why));
+                }
             }
             ToMaster::Listen { address, nth } => self.listen(id, &address, nth),
             ToMaster::Inherited => match self.sockets.inherited() {
@@ -331,15 +552,23 @@ impl Master {
                 Err(error) => self.refuse(id, format!("cannot copy inherited sockets: {error}")),
             },
             ToMaster::Ready => self.feed(Event::Ready(id)),
+            ToMaster::Unhealthy { reason } => {
+                // Of interest during its trial only; after that it is not for the master to judge.
+                if self.state.phase(id) == Some(Phase::Trial) {
+                    self.feed(Event::Unhealthy(id, reason));
+                }
+            }
             ToMaster::Failed { reason } => {
                 if let Some(worker) = self.workers.get_mut(&id) {
                     worker.reason = Some(reason);
                 }
             }
-            ToMaster::Status { in_flight, connections } => {
+            ToMaster::Status { in_flight, connections, survey } => {
                 tracing::trace!(generation = id, in_flight, connections, "status");
+                self.report.counted(id, in_flight, survey);
             }
             ToMaster::Reload => self.reload(),
+            ToMaster::Rollback => self.rollback(),
             ToMaster::Stop => self.command(Command::Stop),
             ToMaster::Drained { cut } => {
                 for request in &cut {
@@ -393,60 +622,4 @@ impl Master {
         tracing::error!(generation = id, reason, "refused a listener");
         self.tell(id, ToWorker::Refused { reason });
     }
-}
-
-fn ended(status: std::io::Result<ExitStatus>) -> String {
-    match status {
-        Ok(status) => match (status.code(), status.signal()) {
-            (Some(code), _) => format!("it exited with status {code}"),
-            (None, Some(number)) => format!("it was killed by {}", super::Signal::from_raw(number)),
-            (None, None) => format!("it ended: {status}"),
-        },
-        Err(error) => format!("it cannot be waited for: {error}"),
-    }
-}
-
-/// Waits for a worker's messages and for its end, and reaps it.
-async fn attend(
-    id: Id,
-    mut child: tokio::process::Child,
-    mut reader: Reader,
-    mut killed: mpsc::UnboundedReceiver<()>,
-    inputs: mpsc::UnboundedSender<Input>,
-) {
-    // The loop is gone when the master leaves, which it does after the last worker.
-    let tell = |input| drop(inputs.send(input));
-    let mut reading = pin!(async {
-        loop {
-            match reader.receive::<ToMaster>().await {
-                Ok(Some((message, _))) => tell(Input::Message(id, message)),
-                Ok(None) => return None,
-                Err(error) => return Some(format!("it wrote garbage on the wire: {error}")),
-            }
-        }
-    });
-    let mut ended = None;
-    let mut pause = pin!(sleep_until(Instant::now()));
-    let status = loop {
-        tokio::select! {
-            status = child.wait() => break status,
-            Some(()) = killed.recv() => {
-                // It fails when the child has ended, which is what was wanted.
-                let _ = child.start_kill();
-            }
-            end = &mut reading, if ended.is_none() => {
-                pause.as_mut().reset(Instant::now() + WIRE_PAUSE);
-                ended = Some(Some(end));
-            }
-            () = &mut pause, if matches!(ended, Some(Some(_))) => {
-                let end = ended.replace(None).flatten().flatten();
-                tell(Input::WireEnded(id, end));
-            }
-        }
-    };
-    if ended.is_none() {
-        // What it sent before it ended is still to be read; a forked copy may hold the wire open.
-        let _ = timeout(LAST_WORDS, reading).await;
-    }
-    tell(Input::Exited(id, status));
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::server::CutRequest;
+use crate::server::{CutRequest, Survey};
 
 /// Changes when an old and a new process could no longer understand each other.
 pub(crate) const VERSION: u32 = 1;
@@ -27,6 +27,10 @@ pub(crate) enum ToMaster {
     Inherited,
     /// It accepts connections.
     Ready,
+    /// It has found itself not to be well.
+    Unhealthy {
+        reason: String,
+    },
     /// It cannot become ready, and why.
     Failed {
         reason: String,
@@ -35,9 +39,12 @@ pub(crate) enum ToMaster {
     Status {
         in_flight: usize,
         connections: usize,
+        #[serde(default)]
+        survey: Survey,
     },
     /// A handler asks for a new generation, or for the end.
     Reload,
+    Rollback,
     Stop,
     /// The last message: everything has ended but for these.
     Drained {
@@ -64,7 +71,9 @@ pub(crate) enum ToWorker {
     /// Stop accepting, keep everything else.
     Pause,
     Resume,
-    /// Come to an end.
+    /// Take connections over from the worker at the other end of the descriptor.
+    Adopt,
+    /// Come to an end. A descriptor leads to the worker that takes connections over.
     Drain(DrainOrder),
     /// End now.
     Cut,
@@ -97,5 +106,10 @@ mod tests {
         let welcome = r#"{"type":"welcome","version":1,"generation":3,"colour":"red"}"#;
         assert_eq!(parse(welcome), ToWorker::Welcome { version: 1, generation: 3 });
         assert!(serde_json::from_str::<ToWorker>(r#"{"type":"welcome"}"#).is_err());
+
+        let status = r#"{"type":"status","in_flight":2,"connections":3}"#;
+        let (in_flight, connections, survey) = (2, 3, Survey::default());
+        let status: ToMaster = serde_json::from_str(status).unwrap();
+        assert_eq!(status, ToMaster::Status { in_flight, connections, survey });
     }
 }

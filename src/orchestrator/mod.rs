@@ -3,20 +3,37 @@
 //! The [`master`] keeps the listening sockets and starts workers; [`state`] decides what happens to
 //! each, and does nothing else. A [`worker`] asks for its sockets, serves, and leaves when told to.
 //! They talk over a wire ([`message`]). A [`single`] process is a worker without a master.
+//!
+//! What the world outside may know goes through the [`report`]: to [`systemd`], into the PID file, and
+//! onto the board of [`status`] that the admin socket shows.
 
+mod attend;
+mod health;
+mod hooks;
 mod link;
 pub(crate) mod master;
 mod message;
 mod options;
+mod pid_file;
+mod preflight;
 mod provider;
+mod report;
 mod signal;
 pub(crate) mod single;
 mod sockets;
 mod state;
+mod status;
+mod store;
+mod systemd;
+mod takeover;
+mod upgrade;
 pub(crate) mod worker;
 
+#[cfg(feature = "admin")]
+pub(crate) use self::status::{Board, Status};
 pub(crate) use self::{
     options::Options,
+    preflight::{Answer, is_asked},
     provider::{Binding, Place, default_addresses},
     signal::check,
 };

@@ -1,6 +1,6 @@
-use std::{fmt, sync::Arc, time::Duration};
+use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
 
-use super::{Signal, state::Limits};
+use super::{Signal, hooks::Hooks, state::Limits};
 
 /// How the master and its workers behave; the methods of `Serve` document each.
 #[derive(Clone)]
@@ -18,8 +18,16 @@ pub(crate) struct Options {
     pub(crate) max_restarts: usize,
     pub(crate) restart_window: Duration,
     pub(crate) max_draining: usize,
+    pub(crate) hand_over: bool,
+    pub(crate) check_before_reload: bool,
+    pub(crate) upgrade_master: bool,
     pub(crate) single_process: bool,
+    pub(crate) pid_file: Option<PathBuf>,
+    #[cfg(feature = "admin")]
+    pub(crate) admin: Option<PathBuf>,
+    pub(crate) health_check: Option<String>,
     pub(crate) on_ready: Vec<Hook>,
+    pub(crate) hooks: Hooks,
 }
 
 pub(crate) type Hook = Arc<dyn Fn(&Started) + Send + Sync>;
@@ -52,8 +60,16 @@ impl Default for Options {
             max_restarts: 10,
             restart_window: Duration::from_secs(60),
             max_draining: 4,
+            hand_over: true,
+            check_before_reload: false,
+            upgrade_master: true,
             single_process: false,
+            pid_file: None,
+            #[cfg(feature = "admin")]
+            admin: None,
+            health_check: None,
             on_ready: Vec::new(),
+            hooks: Hooks::default(),
         }
     }
 }

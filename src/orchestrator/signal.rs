@@ -79,7 +79,7 @@ impl fmt::Debug for Signal {
 /// The signals of a process, from now on handled here and nowhere else.
 #[derive(Debug)]
 pub(crate) struct Signals {
-    orders: mpsc::UnboundedReceiver<Order>,
+    orders: mpsc::UnboundedReceiver<(Signal, Order)>,
 }
 
 impl Signals {
@@ -90,23 +90,31 @@ impl Signals {
     /// When one of them cannot be handled or would mean two things.
     pub(crate) fn listen(options: &Options) -> Result<Self, Error> {
         let (sender, orders) = mpsc::unbounded_channel();
-        for (signals, order) in meanings(options) {
+        let first = std::process::id() == 1;
+        let unset = if first { unset(options) } else { Vec::new() };
+        for (signals, order) in meanings(options).into_iter().chain([(&*unset, Order::Stop)]) {
             for one in signals {
                 let failed = |error| Error::config(format!("cannot handle {one}")).because(error);
+                let one = *one;
                 let mut stream = signal(SignalKind::from_raw(one.0)).map_err(failed)?;
                 let sender = sender.clone();
                 tokio::spawn(async move {
-                    while stream.recv().await.is_some() && sender.send(order).is_ok() {}
+                    while stream.recv().await.is_some() && sender.send((one, order)).is_ok() {}
                 });
             }
         }
         Ok(Self { orders })
     }
 
+    /// The next one, if it has come already.
+    pub(crate) fn try_next(&mut self) -> Option<(Signal, Order)> {
+        self.orders.try_recv().ok()
+    }
+
     /// Waits for the next one.
-    pub(crate) async fn next(&mut self) -> Order {
+    pub(crate) async fn next(&mut self) -> (Signal, Order) {
         match self.orders.recv().await {
-            Some(order) => order,
+            Some(next) => next,
             // No signal was asked for.
             None => std::future::pending().await,
         }
@@ -119,6 +127,16 @@ fn meanings(options: &Options) -> [(&[Signal], Order); 3] {
         (&options.stop_signals, Order::Stop),
         (options.hammer_signal.as_slice(), Order::Hammer),
     ]
+}
+
+/// Signals that would end any process but PID 1, for which the kernel drops what it does not handle
+/// (kill(2)): without this, a container with another `STOPSIGNAL` would be killed at its time limit.
+fn unset(options: &Options) -> Vec<Signal> {
+    let has_meaning =
+        |signal: &Signal| meanings(options).iter().any(|(signals, _)| signals.contains(signal));
+    let mut ending = vec![Signal::HUP, Signal::INT, Signal::QUIT, Signal::TERM];
+    ending.retain(|signal| !has_meaning(signal));
+    ending
 }
 
 /// Makes sure that each signal can be handled and means one thing.
@@ -157,6 +175,14 @@ fn is_fault(number: i32) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_ends_any_other_process_ends_pid_1_unless_it_has_a_meaning() {
+        assert_eq!(unset(&Options::default()), [Signal::QUIT]);
+        let stop_signals = vec![Signal::QUIT];
+        let options = Options { stop_signals, reload_signals: Vec::new(), ..Options::default() };
+        assert_eq!(unset(&options), [Signal::HUP, Signal::INT, Signal::TERM]);
+    }
 
     #[test]
     fn signals_that_cannot_be_handled_are_refused_with_a_reason() {

@@ -7,6 +7,7 @@ use tokio::sync::mpsc;
 use super::{
     Options, Started,
     provider::{self, Binding, Provider},
+    report::SingleReport,
     signal::{self, Signals},
 };
 use crate::{
@@ -24,6 +25,7 @@ pub(crate) async fn run(
     mut commands: mpsc::UnboundedReceiver<Command>,
 ) -> Result<(), Error> {
     let mut signals = Signals::listen(&options)?;
+    let mut report = SingleReport::open(&options)?;
     handle.set_generation(None);
     let mut own = Own(Listeners::from_env()?);
     let listeners = provider::open(&mut own, build.await?).await?;
@@ -32,11 +34,14 @@ pub(crate) async fn run(
     let started = Started { addresses, generation: 0, pid: std::process::id() };
     tracing::info!(addresses = ?started.addresses, "serving as a single process");
     options.on_ready.iter().for_each(|hook| hook(&started));
+    report.ready();
 
     let (orders, receiver) = mpsc::unbounded_channel();
-    let stop = |stopping: &mut bool| {
+    let mut stop = |stopping: &mut bool| {
+        report.stopping();
         let ending = Ending {
             successor: false,
+            hand_over: None,
             delay: options.shutdown_delay,
             idle_grace: options.idle_grace,
             timeout: options.stop_timeout,
@@ -54,20 +59,29 @@ pub(crate) async fn run(
     let cut = loop {
         tokio::select! {
             cut = &mut run => break cut,
-            order = signals.next() => match order {
-                signal::Order::Stop => stop(&mut stopping),
-                signal::Order::Hammer if stopping => stop(&mut stopping),
-                signal::Order::Hammer => {}
-                signal::Order::Reload => {
-                    tracing::warn!("ignored a reload: this process runs without a master");
+            (signal, order) = signals.next() => {
+                let hooks = &options.hooks;
+                hooks.before_signal.run("before a signal", signal, hooks.limit).await;
+                match order {
+                    signal::Order::Stop => stop(&mut stopping),
+                    signal::Order::Hammer if stopping => stop(&mut stopping),
+                    signal::Order::Hammer => {}
+                    signal::Order::Reload => {
+                        tracing::warn!("ignored a reload: this process runs without a master");
+                    }
                 }
+                hooks.after_signal.run("after a signal", signal, hooks.limit).await;
             },
             Some(command) = commands.recv() => match command {
                 Command::Stop if !stopping => stop(&mut stopping),
-                Command::Stop | Command::Reload => {}
+                Command::Stop
+                | Command::Reload
+                | Command::ReloadAndTell(_)
+                | Command::Rollback(_) => {}
             },
         }
     };
+    report.finish().await;
     finished(&cut)
 }
 

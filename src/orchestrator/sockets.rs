@@ -1,9 +1,17 @@
-use std::{collections::HashSet, os::fd::OwnedFd};
+use std::{
+    collections::HashSet,
+    os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
+};
 
-use super::state::Id;
+use super::{
+    state::Id,
+    store::StoredName,
+    systemd::Messages,
+    takeover::{BoundSocket, Descriptors, Handoff, InheritedSocket},
+};
 use crate::{
     error::Error,
-    listener::{Address, Bound, Inherited, Socket, SocketFile},
+    listener::{Address, Bound, Inherited, Socket, SocketAddress, SocketFile},
 };
 
 /// The listening sockets that the master keeps for its workers.
@@ -13,6 +21,8 @@ pub(crate) struct Sockets {
     bound: Vec<Entry>,
     /// Removed with the master, after the last worker.
     files: Vec<SocketFile>,
+    /// Has a copy of each bound socket, for the case that this process is killed.
+    systemd: Messages,
 }
 
 #[derive(Debug)]
@@ -20,13 +30,96 @@ struct Entry {
     key: (String, u32),
     socket: Socket,
     file: Option<SocketFile>,
+    /// Its name in systemd's descriptor store.
+    stored: Option<String>,
     /// The generations that asked for it.
     wanted: HashSet<Id>,
 }
 
 impl Sockets {
-    pub(crate) fn new(inherited: Vec<Inherited>) -> Self {
-        Self { inherited, bound: Vec::new(), files: Vec::new() }
+    /// Sorts what this process was started with: the sockets that the user configured, and those
+    /// that an earlier master, which was killed, has left in systemd's descriptor store.
+    pub(crate) fn new(inherited: Vec<Inherited>, systemd: Messages) -> Self {
+        let mut sockets =
+            Self { inherited: Vec::new(), bound: Vec::new(), files: Vec::new(), systemd };
+        for entry in inherited {
+            match entry.name.parse() {
+                Ok(name) => sockets.restore(name, entry),
+                Err(_) => sockets.inherited.push(entry),
+            }
+        }
+        sockets
+    }
+
+    fn restore(&mut self, name: StoredName, Inherited { name: text, socket }: Inherited) {
+        let StoredName { address, nth, file } = name;
+        let file = file.map(|inode| SocketFile::again(&address, inode));
+        if matches!(file, Some(None)) {
+            // Its file is gone or another socket's, so nobody could find it.
+            tracing::info!(address, "closed a stored listener without a file");
+            return self.systemd.remove(&text);
+        }
+        tracing::info!(address, "took a listener back from the descriptor store");
+        let (key, file, stored) = ((address, nth), file.flatten(), Some(text));
+        self.bound.push(Entry { key, socket, file, stored, wanted: HashSet::new() });
+    }
+
+    /// Writes down every socket for a program that takes over.
+    pub(crate) fn leave(&self, handoff: &mut Handoff) {
+        for Inherited { name, socket } in &self.inherited {
+            let (name, fd) = (name.clone(), socket.as_fd().as_raw_fd());
+            handoff.inherited.push(InheritedSocket { name, fd });
+        }
+        for entry in &self.bound {
+            handoff.bound.push(BoundSocket {
+                address: entry.key.0.clone(),
+                nth: entry.key.1,
+                fd: entry.socket.as_fd().as_raw_fd(),
+                file: entry.file.as_ref().map(SocketFile::inode),
+                stored: entry.stored.clone(),
+                wanted: entry.wanted.iter().copied().collect(),
+            });
+        }
+    }
+
+    /// Every descriptor that `leave` has named.
+    pub(crate) fn fds(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        let inherited = self.inherited.iter().map(|entry| entry.socket.as_fd());
+        inherited.chain(self.bound.iter().map(|entry| entry.socket.as_fd()))
+    }
+
+    /// Takes over what another program has left.
+    pub(crate) fn take_over(
+        handoff: &Handoff,
+        descriptors: &mut Descriptors,
+        systemd: Messages,
+    ) -> Result<Self, Error> {
+        let mut socket = |number| {
+            Socket::check(descriptors.remove(number)?)
+                .map_err(|error| Error::io("cannot take over a listener", error))
+        };
+        let mut sockets =
+            Self { inherited: Vec::new(), bound: Vec::new(), files: Vec::new(), systemd };
+        for InheritedSocket { name, fd } in &handoff.inherited {
+            sockets.inherited.push(Inherited { name: name.clone(), socket: socket(*fd)? });
+        }
+        for left in &handoff.bound {
+            sockets.bound.push(Entry {
+                key: (left.address.clone(), left.nth),
+                socket: socket(left.fd)?,
+                file: left.file.and_then(|inode| SocketFile::again(&left.address, inode)),
+                stored: left.stored.clone(),
+                wanted: left.wanted.iter().copied().collect(),
+            });
+        }
+        Ok(sockets)
+    }
+
+    /// Where this machine can connect to a worker.
+    pub(crate) fn connect_address(&self) -> Option<SocketAddress> {
+        let bound = self.bound.iter().map(|entry| &entry.socket);
+        let inherited = self.inherited.iter().map(|entry| &entry.socket);
+        bound.chain(inherited).find_map(Socket::connect_address)
     }
 
     /// Copies of all sockets that the supervisor passed.
@@ -63,8 +156,31 @@ impl Sockets {
         let socket = Socket::try_from(&bound).map_err(failed)?;
         let copy = socket.try_clone().map_err(failed)?.into_fd();
         let (key, wanted) = ((address.to_string(), nth), HashSet::from([worker]));
-        self.bound.push(Entry { key, socket, file: bound.file, wanted });
+        let stored = self.store(&key, &socket, bound.file.as_ref());
+        self.bound.push(Entry { key, socket, file: bound.file, stored, wanted });
         Ok(copy)
+    }
+
+    /// Leaves a copy with systemd, if there is one, and answers under which name.
+    fn store(
+        &self,
+        (address, nth): &(String, u32),
+        socket: &Socket,
+        file: Option<&SocketFile>,
+    ) -> Option<String> {
+        if !self.systemd.is_heard() {
+            return None;
+        }
+        let file = file.map(SocketFile::inode);
+        let name = StoredName { address: address.clone(), nth: *nth, file }.text()?;
+        match socket.try_clone() {
+            Ok(copy) => self.systemd.store(&name, copy.into_fd()),
+            Err(error) => {
+                tracing::warn!(address, %error, "cannot store a listener");
+                return None;
+            }
+        }
+        Some(name)
     }
 
     /// Closes what this worker, which is past its trial, did not ask for.
@@ -73,6 +189,7 @@ impl Sockets {
             let wanted = entry.wanted.contains(&worker);
             if !wanted {
                 tracing::info!(address = entry.key.0, "closed a listener that is no longer wanted");
+                entry.stored.iter().for_each(|name| self.systemd.remove(name));
             }
             wanted
         });
@@ -85,6 +202,9 @@ impl Sockets {
     /// of Unix sockets stay until this is dropped.
     pub(crate) fn release(&mut self) {
         self.inherited.clear();
+        // Nobody would accept what connects to systemd's copies.
+        let stored = self.bound.iter().filter_map(|entry| entry.stored.as_deref());
+        stored.for_each(|name| self.systemd.remove(name));
         self.files.extend(self.bound.drain(..).filter_map(|entry| entry.file));
     }
 }

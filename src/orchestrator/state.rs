@@ -22,6 +22,8 @@ pub(crate) enum Event {
     Start,
     /// A new generation was asked for.
     Reload,
+    /// A generation of the binary before the present one was asked for.
+    Rollback,
     /// All shall end. The second time: at once.
     Stop,
     /// Cut what is still draining.
@@ -54,6 +56,8 @@ pub(crate) enum Action {
     Spawn(Id),
     /// Start a worker from the program that the last good worker ran.
     Respawn(Id),
+    /// Start a worker from the program before that.
+    Rollback(Id),
     /// End a worker with SIGKILL.
     Kill(Id),
     /// Stop accepting, keep everything else.
@@ -105,8 +109,15 @@ pub(crate) enum Phase {
 struct Worker {
     id: Id,
     phase: Phase,
-    /// Started by a reload; else by the start or in place of a crashed one.
+    /// Started by a reload or a rollback; else by the start or in place of a crashed one.
     reload: bool,
+}
+
+/// What a new generation is made from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Wanted {
+    Reload,
+    Rollback,
 }
 
 #[derive(Debug)]
@@ -118,7 +129,7 @@ pub(crate) struct State {
     /// Some worker was once ready: from now on the master carries on.
     proven: bool,
     /// One more reload was asked for while one ran.
-    remembered: bool,
+    remembered: Option<Wanted>,
     respawning: bool,
     stopping: bool,
     failure: Option<String>,
@@ -132,7 +143,7 @@ impl State {
             workers: Vec::new(),
             last: 0,
             proven: false,
-            remembered: false,
+            remembered: None,
             respawning: false,
             stopping: false,
             failure: None,
@@ -140,17 +151,45 @@ impl State {
         }
     }
 
+    /// Goes on where another master has stopped: one worker serves, others drain.
+    pub(crate) fn resume(limits: Limits, last: Id, workers: &[(Id, Phase)]) -> Self {
+        let mut state = Self::new(limits);
+        let worker = |(id, phase): &(Id, Phase)| Worker { id: *id, phase: *phase, reload: false };
+        state.workers = workers.iter().map(worker).collect();
+        state.last = last;
+        state.proven = true;
+        state
+    }
+
+    /// The generation that was started last.
+    pub(crate) fn last(&self) -> Id {
+        self.last
+    }
+
+    /// Whether nothing is under way but drains, so that another master could go on from here.
+    pub(crate) fn is_calm(&self) -> bool {
+        let calm = |worker: &Worker| matches!(worker.phase, Phase::Serving | Phase::Draining);
+        let busy = self.stopping || self.respawning || self.remembered.is_some();
+        !busy && self.find(Phase::Serving).is_some() && self.workers.iter().all(calm)
+    }
+
     /// What a worker is doing; `None` when it is gone.
     pub(crate) fn phase(&self, id: Id) -> Option<Phase> {
         self.workers.iter().find(|worker| worker.id == id).map(|worker| worker.phase)
+    }
+
+    /// The workers that are there, in the order of their start.
+    pub(crate) fn workers(&self) -> impl Iterator<Item = (Id, Phase)> {
+        self.workers.iter().map(|worker| (worker.id, worker.phase))
     }
 
     /// Decides what an event means. `now` is the time since the start, `random` any number.
     pub(crate) fn step(&mut self, now: Duration, random: u32, event: Event) -> Vec<Action> {
         let mut step = Step { state: self, actions: Vec::new(), now, random };
         match event {
-            Event::Start => step.spawn(false),
-            Event::Reload => step.reload(),
+            Event::Start => step.spawn(None),
+            Event::Reload => step.reload(Wanted::Reload),
+            Event::Rollback => step.reload(Wanted::Rollback),
             Event::Stop if step.state.stopping => step.hammer(),
             Event::Stop => step.stop(None),
             Event::Hammer => step.hammer(),
@@ -173,6 +212,13 @@ impl State {
         }
     }
 
+    /// So many old generations drain that the next one has to wait for the oldest to leave, which it
+    /// does at its deadline at the latest. To cut it instead would lose its requests to a reload.
+    pub(crate) fn is_crowded(&self) -> bool {
+        let draining = self.workers.iter().filter(|worker| worker.phase == Phase::Draining).count();
+        draining >= self.limits.max_draining && self.find(Phase::Serving).is_some()
+    }
+
     /// A worker is on its way, so another one must wait.
     fn is_changing(&self) -> bool {
         self.find(Phase::Starting).or(self.find(Phase::Trial)).is_some()
@@ -191,32 +237,37 @@ impl Step<'_> {
         self.actions.push(action);
     }
 
-    fn spawn(&mut self, reload: bool) {
+    fn spawn(&mut self, wanted: Option<Wanted>) {
         self.state.last += 1;
         let id = self.state.last;
-        // The first worker and a reload's are what the path names now.
-        let fresh = reload || !self.state.proven;
-        self.act(if fresh { Action::Spawn(id) } else { Action::Respawn(id) });
+        self.act(match wanted {
+            Some(Wanted::Reload) => Action::Spawn(id),
+            Some(Wanted::Rollback) => Action::Rollback(id),
+            None if self.state.proven => Action::Respawn(id),
+            None => Action::Spawn(id),
+        });
         self.act(Action::Set(Timer::Ready(id), self.state.limits.ready_timeout));
+        let reload = wanted.is_some();
         self.state.workers.push(Worker { id, phase: Phase::Starting, reload });
     }
 
-    fn reload(&mut self) {
+    fn reload(&mut self, wanted: Wanted) {
         if self.state.stopping {
             self.act(Action::Reloaded(Err("the server is stopping".to_owned())));
-        } else if self.state.is_changing() {
-            self.state.remembered = true;
+        } else if self.state.is_changing() || self.state.is_crowded() {
+            // The latest wish counts.
+            self.state.remembered = Some(wanted);
         } else {
-            self.start_reload();
+            self.start_reload(wanted);
         }
     }
 
-    fn start_reload(&mut self) {
+    fn start_reload(&mut self, wanted: Wanted) {
         // A new binary may be the cure for a worker that keeps crashing: it need not wait.
         if std::mem::take(&mut self.state.respawning) {
             self.act(Action::Clear(Timer::Respawn));
         }
-        self.spawn(true);
+        self.spawn(Some(wanted));
     }
 
     fn ready(&mut self, id: Id) {
@@ -259,13 +310,6 @@ impl Step<'_> {
         self.state.set(id, Phase::Draining);
         self.act(Action::Drain { id, successor });
         self.act(Action::Set(Timer::Drain(id), self.state.limits.drain_timeout));
-        let draining =
-            self.state.workers.iter().filter(|worker| worker.phase == Phase::Draining).count();
-        if draining > self.state.limits.max_draining
-            && let Some(oldest) = self.state.find(Phase::Draining)
-        {
-            self.cut(oldest);
-        }
     }
 
     fn cut(&mut self, id: Id) {
@@ -311,8 +355,9 @@ impl Step<'_> {
             return;
         }
         match phase {
-            // Nothing depended on them. (Where a trial fails after this, the respawn below helps.)
-            Phase::Draining | Phase::Killed | Phase::Parked => return,
+            // Nothing depended on them, but a reload may have waited. (Where a trial fails after
+            // this, the respawn below helps.)
+            Phase::Draining | Phase::Killed | Phase::Parked => {}
             Phase::Starting if !self.state.proven => {
                 self.stop(Some(why));
                 return;
@@ -359,8 +404,11 @@ impl Step<'_> {
         if self.state.stopping || self.state.is_changing() {
             return;
         }
-        if std::mem::take(&mut self.state.remembered) {
-            self.start_reload();
+        if let Some(wanted) = self.state.remembered
+            && !self.state.is_crowded()
+        {
+            self.state.remembered = None;
+            self.start_reload(wanted);
         } else if self.state.find(Phase::Serving).is_none() && !self.state.respawning {
             self.state.respawning = true;
             let delay = self.backoff();
@@ -380,7 +428,7 @@ impl Step<'_> {
     fn stop(&mut self, failure: Option<String>) {
         self.state.stopping = true;
         self.state.failure = failure;
-        self.state.remembered = false;
+        self.state.remembered = None;
         if std::mem::take(&mut self.state.respawning) {
             self.act(Action::Clear(Timer::Respawn));
         }
@@ -429,7 +477,7 @@ impl Step<'_> {
             }
             Timer::Bake(id) if self.state.phase(id) == Some(Phase::Trial) => self.settle(id),
             Timer::Drain(id) if self.state.phase(id) == Some(Phase::Draining) => self.kill(id),
-            Timer::Respawn if std::mem::take(&mut self.state.respawning) => self.spawn(false),
+            Timer::Respawn if std::mem::take(&mut self.state.respawning) => self.spawn(None),
             // It ran out at the moment in which it was cleared.
             Timer::Ready(_) | Timer::Bake(_) | Timer::Drain(_) | Timer::Respawn => {}
         }

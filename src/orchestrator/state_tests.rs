@@ -132,6 +132,21 @@ fn reloads_during_a_reload_become_one() {
 }
 
 #[test]
+fn a_rollback_is_a_reload_of_the_binary_before_and_the_latest_wish_counts() {
+    let mut table = Table::serving();
+    table.on(Event::Reload, &[Action::Spawn(2)]);
+    table.on(Event::Reload, &[]);
+    table.on(Event::Rollback, &[]);
+    table.on(Event::Ready(2), &[Action::Pause(1)]);
+    table.on(
+        Event::Timer(Timer::Bake(2)),
+        &[drain(1, 2), Action::Settle(2), Action::Reloaded(Ok(2)), Action::Rollback(3)],
+    );
+    table.on(Event::Exited(3, "x".into()), &[Action::Reloaded(Err("x".into()))]);
+    assert_eq!(table.0.phase(2), Some(Phase::Serving));
+}
+
+#[test]
 fn a_reload_before_the_first_worker_is_ready_is_remembered() {
     let mut table = Table::new(limits());
     table.on(Event::Start, &[Action::Spawn(1)]);
@@ -236,7 +251,7 @@ fn a_stop_during_a_reload_ends_both() {
 }
 
 #[test]
-fn too_many_draining_workers_cost_the_oldest() {
+fn a_reload_waits_while_too_many_workers_drain() {
     let mut table = Table::new(Limits { bake_time: Duration::ZERO, ..limits() });
     table.on(Event::Start, &[Action::Spawn(1)]);
     table.on(Event::Ready(1), &[Action::Settle(1)]);
@@ -244,11 +259,13 @@ fn too_many_draining_workers_cost_the_oldest() {
         table.on(Event::Reload, &[Action::Spawn(id)]);
         table.0.step(Duration::ZERO, 0, Event::Ready(id));
     }
-    table.on(Event::Reload, &[Action::Spawn(4)]);
-    table.on(
-        Event::Ready(4),
-        &[drain(3, 4), Action::Cut(1), Action::Settle(4), Action::Reloaded(Ok(4))],
-    );
+    table.on(Event::Reload, &[]);
+    table.on(Event::Reload, &[]);
+    table.on(Event::Exited(2, "status 0".into()), &[Action::Spawn(4)]);
+    table.0.step(Duration::ZERO, 0, Event::Ready(4));
+    // Nobody serves: then there is nothing to wait for.
+    table.on(Event::Exited(4, "signal 9".into()), &[]);
+    table.on(Event::Reload, &[Action::Spawn(5)]);
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -316,7 +333,7 @@ impl World {
 
     fn apply(&mut self, action: Action, event: &Event) {
         match action {
-            Action::Spawn(id) | Action::Respawn(id) => {
+            Action::Spawn(id) | Action::Respawn(id) | Action::Rollback(id) => {
                 assert!(!self.stopping, "a worker is started during a stop");
                 assert!(self.workers.insert(id, Mode::Starting).is_none());
             }
@@ -384,7 +401,8 @@ impl World {
             return;
         }
         match what {
-            0..=1 => self.feed(Event::Reload),
+            0 => self.feed(Event::Reload),
+            1 => self.feed(Event::Rollback),
             2..=5 => {
                 let starting = self.workers.iter_mut().find(|(_, mode)| **mode == Mode::Starting);
                 if let Some((id, mode)) = starting {

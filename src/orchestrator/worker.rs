@@ -16,11 +16,13 @@ use crate::{
     handle::{Command, Handle},
     listener::{Address, Listener, Socket},
     process::wire::{self, Reader},
-    server::{Ending, Order, Serving},
+    server::{Context, Ending, Order, Serving, Survey},
 };
 
 /// How long the last words may take.
 const FAREWELL: Duration = Duration::from_secs(1);
+/// How many of the requests in flight an answer to a ping names.
+const NAMED: usize = 10;
 
 /// Serves until the master says otherwise, or is gone.
 pub(crate) async fn run(
@@ -98,7 +100,7 @@ impl Master {
             tokio::select! {
                 built = &mut build => return built,
                 message = self.receive() => match message?.0 {
-                    ToWorker::Ping => self.pong(0, 0),
+                    ToWorker::Ping => self.pong(None),
                     message => tracing::debug!(?message, "ignored while starting"),
                 }
             }
@@ -113,8 +115,15 @@ impl Master {
         }
     }
 
-    fn pong(&self, in_flight: usize, connections: usize) {
-        self.link.send(ToMaster::Status { in_flight, connections });
+    /// Answers a ping; there is nothing to count before it serves.
+    fn pong(&self, context: Option<&Context>) {
+        let of = |context: &Context| ToMaster::Status {
+            in_flight: context.requests.in_flight(),
+            connections: context.connections.in_flight(),
+            survey: context.registry.survey(NAMED),
+        };
+        let idle = || ToMaster::Status { in_flight: 0, connections: 0, survey: Survey::default() };
+        self.link.send(context.map_or_else(idle, of));
     }
 
     /// Asks for sockets and waits for the answer.
@@ -131,7 +140,7 @@ impl Master {
                     return fds.into_iter().map(open).collect();
                 }
                 (ToWorker::Refused { reason }, _) => return Err(Error::new(Kind::Bind, reason)),
-                (ToWorker::Ping, _) => self.pong(0, 0),
+                (ToWorker::Ping, _) => self.pong(None),
                 (message, _) => tracing::debug!(?message, "ignored while starting"),
             }
         }
@@ -155,14 +164,15 @@ impl Master {
             tokio::select! {
                 cut = &mut run => break cut,
                 message = self.reader.receive::<ToWorker>(), if !orphaned => match message {
-                    Ok(Some((message, _))) => match message {
+                    Ok(Some((message, fds))) => match message {
                         ToWorker::Pause => order(Order::Pause),
                         ToWorker::Resume => order(Order::Resume),
-                        ToWorker::Drain(drain) => order(Order::Drain(drain.into())),
-                        ToWorker::Cut => order(Order::Cut),
-                        ToWorker::Ping => {
-                            self.pong(context.requests.in_flight(), context.connections.in_flight());
+                        ToWorker::Adopt => fds.into_iter().for_each(|wire| order(Order::Adopt(wire))),
+                        ToWorker::Drain(drain) => {
+                            order(Order::Drain(ending(drain, fds.into_iter().next())));
                         }
+                        ToWorker::Cut => order(Order::Cut),
+                        ToWorker::Ping => self.pong(Some(&context)),
                         message => tracing::debug!(?message, "ignored"),
                     },
                     end => {
@@ -170,6 +180,7 @@ impl Master {
                         orphaned = true;
                         order(Order::Drain(Ending {
                             successor: false,
+                            hand_over: None,
                             delay: Duration::ZERO,
                             idle_grace: options.idle_grace,
                             timeout: options.stop_timeout,
@@ -177,7 +188,9 @@ impl Master {
                     }
                 },
                 Some(command) = commands.recv() => self.link.send(match command {
-                    Command::Reload => ToMaster::Reload,
+                    // Who waits for the outcome hears that nobody knows it here.
+                    Command::Reload | Command::ReloadAndTell(_) => ToMaster::Reload,
+                    Command::Rollback(_) => ToMaster::Rollback,
                     Command::Stop => ToMaster::Stop,
                 }),
             }
@@ -200,9 +213,7 @@ impl Provider for Master {
     }
 }
 
-impl From<DrainOrder> for Ending {
-    fn from(order: DrainOrder) -> Self {
-        let DrainOrder { successor, delay, idle_grace, timeout } = order;
-        Self { successor, delay, idle_grace, timeout }
-    }
+fn ending(order: DrainOrder, hand_over: Option<OwnedFd>) -> Ending {
+    let DrainOrder { successor, delay, idle_grace, timeout } = order;
+    Ending { successor, hand_over, delay, idle_grace, timeout }
 }

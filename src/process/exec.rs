@@ -13,8 +13,24 @@ use std::{
 };
 
 use nix::unistd::{AccessFlags, access};
+#[cfg(target_os = "linux")]
+use {
+    nix::{
+        sys::{
+            memfd::{MFdFlags, memfd_create},
+            signal::SigSet,
+        },
+        unistd::execve,
+    },
+    std::{
+        convert::Infallible,
+        ffi::CString,
+        fs::File,
+        io::{Read, Seek, Write},
+    },
+};
 
-use super::{env as environment, fd};
+use super::{env as environment, fd, image::Image};
 
 /// Names the control descriptor of a worker and the process that may have sent it: `3:1234`.
 const CONTROL: &str = "GRACEFUL_CONTROL";
@@ -47,13 +63,33 @@ impl Program {
         &self.path
     }
 
-    /// Starts the program; it inherits `control` and no other descriptor above 2.
-    pub(crate) fn spawn(&self, control: OwnedFd) -> io::Result<tokio::process::Child> {
-        let number = control.as_raw_fd();
-        let mut command = Command::new(&self.path);
+    /// Starts what the path names now. Answers its process number and, where it can be pinned, the
+    /// file that it runs.
+    pub(crate) fn spawn(&self, control: OwnedFd) -> io::Result<(u32, Option<Image>)> {
+        let image = Image::open(&self.path);
+        let pid = self.spawn_from(&self.path, control)?;
+        // A deploy may have come in between, and a script runs an interpreter: then what is open here
+        // is not what runs there, and must not be taken for it.
+        Ok((pid, image.ok().filter(|image| image.is_run_by(pid))))
+    }
+
+    /// Starts a pinned program.
+    pub(crate) fn spawn_image(&self, image: &Image, control: OwnedFd) -> io::Result<u32> {
+        self.spawn_from(&image.executable(), control)
+    }
+
+    /// The program at `path`, called as this one was.
+    pub(crate) fn command(&self, path: &Path) -> Command {
+        let mut command = Command::new(path);
+        command.arg0(&self.arg0).args(&self.args);
         command
-            .arg0(&self.arg0)
-            .args(&self.args)
+    }
+
+    /// Starts the program; it inherits `control` and no other descriptor above 2.
+    fn spawn_from(&self, path: &Path, control: OwnedFd) -> io::Result<u32> {
+        let number = control.as_raw_fd();
+        let mut command = self.command(path);
+        command
             .env(CONTROL, format!("{number}:{}", std::process::id()))
             // A group of its own: Ctrl-C and the end of a terminal reach the master only.
             .process_group(0);
@@ -62,10 +98,107 @@ impl Program {
         // SAFETY: the closure runs between fork and exec. It makes one system call and allocates,
         // locks and panics nowhere.
         unsafe { command.pre_exec(move || fd::set_cloexec(inherited, false)) };
-        let child = tokio::process::Command::from(command).spawn()?;
+        let child = command.spawn()?;
         drop(control);
-        Ok(child)
+        Ok(child.id())
     }
+}
+
+/// Names the memfd in which the program before this one has left its state: `3:1234`.
+#[cfg(target_os = "linux")]
+const TAKEOVER: &str = "GRACEFUL_TAKEOVER";
+
+#[cfg(target_os = "linux")]
+impl Program {
+    /// Executes the program at `path` in this process. It finds `state` with [`predecessor`], the
+    /// descriptors open, and every signal blocked; see [`unblock_signals`].
+    ///
+    /// Returns only when it fails, and then everything is as before.
+    pub(crate) fn replace(
+        &self,
+        path: &Path,
+        state: &[u8],
+        keep: &[BorrowedFd<'_>],
+        environment: &[(&str, OsString)],
+        is_quiet: impl FnOnce() -> bool,
+    ) -> io::Error {
+        match self.try_replace(path, state, keep, environment, is_quiet) {
+            Ok(never) => match never {},
+            Err(error) => error,
+        }
+    }
+
+    fn try_replace(
+        &self,
+        path: &Path,
+        state: &[u8],
+        keep: &[BorrowedFd<'_>],
+        environment: &[(&str, OsString)],
+        is_quiet: impl FnOnce() -> bool,
+    ) -> io::Result<Infallible> {
+        let memory = memfd_create(c"graceful", MFdFlags::empty())?;
+        let mut memory = File::from(memory);
+        memory.write_all(state)?;
+        memory.rewind()?;
+        let text = |bytes: &OsStr| CString::new(bytes.as_encoded_bytes());
+        let path = text(path.as_os_str())?;
+        let args = [&self.arg0].into_iter().chain(&self.args).map(|arg| text(arg));
+        let args = args.collect::<Result<Vec<_>, _>>()?;
+        let value = format!("{}:{}", memory.as_raw_fd(), std::process::id());
+        let own = environment.iter().map(|(name, value)| (OsString::from(name), value.clone()));
+        let variables = env::vars_os().chain(own).chain([(TAKEOVER.into(), value.into())]);
+        let variables = variables.map(|(mut name, value)| {
+            name.push("=");
+            name.push(value);
+            text(&name)
+        });
+        let variables = variables.collect::<Result<Vec<_>, _>>()?;
+
+        for fd in keep {
+            fd::set_cloexec(*fd, false)?;
+        }
+        // From here until the new program listens: a signal's default action would end the process.
+        let failed = match SigSet::all().thread_block() {
+            Ok(()) if is_quiet() => execve(&path, &args, &variables).map_err(io::Error::from),
+            Ok(()) => Err(io::Error::new(io::ErrorKind::Interrupted, "a signal has come first")),
+            Err(errno) => Err(errno.into()),
+        };
+        unblock_signals();
+        for fd in keep {
+            fd::set_cloexec(*fd, true)?;
+        }
+        failed
+    }
+}
+
+/// Lets the signals in that have waited since the program before this one was replaced.
+#[cfg(target_os = "linux")]
+pub(crate) fn unblock_signals() {
+    if let Err(error) = SigSet::all().thread_unblock() {
+        tracing::error!(%error, "signals stay blocked");
+    }
+}
+
+/// The state that the program before this one has left. Only the first call can find it.
+#[cfg(target_os = "linux")]
+pub(crate) fn predecessor() -> Option<io::Result<Vec<u8>>> {
+    let value = environment::take(TAKEOVER)?;
+    let (number, pid) = value.to_str()?.split_once(':')?;
+    // Left to a child by a program in between.
+    if pid.parse() != Ok(std::process::id()) {
+        return None;
+    }
+    let memory = fd::adopt(number.parse().ok()?);
+    Some(memory.and_then(|memory| {
+        let mut state = Vec::new();
+        File::from(memory).read_to_end(&mut state)?;
+        Ok(state)
+    }))
+}
+
+#[cfg(not(target_os = "linux"))]
+pub(crate) fn predecessor() -> Option<io::Result<Vec<u8>>> {
+    None
 }
 
 fn find(arg0: &OsStr, start: &Path, path: Option<&OsStr>) -> Option<PathBuf> {

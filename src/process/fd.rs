@@ -5,7 +5,10 @@ use std::{
     os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd, RawFd},
 };
 
-use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
+use nix::{
+    fcntl::{FcntlArg, FdFlag, OFlag, fcntl},
+    sys::resource::{Resource, getrlimit},
+};
 
 /// Takes over a descriptor that the parent process promised under this number.
 ///
@@ -40,6 +43,18 @@ pub(crate) fn set_nonblocking(fd: BorrowedFd<'_>) -> io::Result<()> {
         fcntl(fd, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
     }
     Ok(())
+}
+
+/// How many more descriptors this process may open, with a reserve for what it needs itself.
+pub(crate) fn headroom() -> usize {
+    const RESERVE: usize = 64;
+    let limit = match getrlimit(Resource::RLIMIT_NOFILE) {
+        Ok((soft, _)) => usize::try_from(soft).unwrap_or(usize::MAX),
+        Err(_) => return 0,
+    };
+    // Where the system does not tell how many are open, half of them is a careful guess.
+    let open = std::fs::read_dir("/proc/self/fd").map_or(limit / 2, Iterator::count);
+    limit.saturating_sub(open + RESERVE)
 }
 
 #[cfg(test)]

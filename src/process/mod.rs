@@ -2,7 +2,10 @@
 //! here, and nowhere else. All unsafe code of the server is in this room.
 #![allow(unsafe_code)]
 
+pub(crate) mod child;
 pub(crate) mod env;
 pub(crate) mod exec;
 pub(crate) mod fd;
+pub(crate) mod image;
+pub(crate) mod reap;
 pub(crate) mod wire;

@@ -60,6 +60,20 @@ pub(crate) struct Writer {
 }
 
 impl Reader {
+    /// Puts back what another reader of the same wire has read and not used.
+    pub(crate) fn preload(&mut self, bytes: Vec<u8>) {
+        self.bytes = bytes;
+    }
+
+    /// What was read and not used, if no descriptor came with it.
+    pub(crate) fn leftover(&self) -> Option<&[u8]> {
+        self.fds.is_empty().then_some(&self.bytes)
+    }
+
+    pub(crate) fn as_fd(&self) -> BorrowedFd<'_> {
+        self.stream.as_fd()
+    }
+
     /// Receives the next message and its descriptors; `None` when the other end is gone.
     ///
     /// # Errors

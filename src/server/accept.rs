@@ -1,6 +1,6 @@
 use std::{future::poll_fn, io, pin::pin, sync::Arc, time::Duration};
 
-use axum::body::Body;
+use axum::body::{Body, Bytes};
 use http::{Request, Response};
 use tokio::{sync::watch, time::sleep};
 use tower_service::Service;
@@ -15,10 +15,24 @@ use crate::{
 /// An application that serves one connection after the other, whatever its type is.
 pub(crate) trait App: Send {
     /// Starts a task that serves the connection to its end.
-    fn spawn(&self, stream: Stream, peer: Peer, context: Arc<Context>, guard: DrainGuard);
+    fn spawn(&self, accepted: Accepted, context: Arc<Context>);
 
     /// The same application for one more listener.
     fn another(&self) -> Box<dyn App>;
+}
+
+/// A connection that this process has accepted, or taken over.
+#[derive(Debug)]
+pub(crate) struct Accepted {
+    pub(crate) stream: Stream,
+    pub(crate) peer: Peer,
+    /// The address of the listener that accepted it.
+    pub(crate) listener: Arc<str>,
+    /// What was read from it already.
+    pub(crate) bytes: Bytes,
+    /// Whether it has served a request, in another process.
+    pub(crate) begun: bool,
+    pub(crate) guard: DrainGuard,
 }
 
 /// A tower service as an [`App`].
@@ -34,8 +48,8 @@ where
     B::Data: Send,
     B::Error: Into<BoxError>,
 {
-    fn spawn(&self, stream: Stream, peer: Peer, context: Arc<Context>, guard: DrainGuard) {
-        tokio::spawn(connection::serve(self.0.clone(), stream, peer, context, guard));
+    fn spawn(&self, accepted: Accepted, context: Arc<Context>) {
+        tokio::spawn(connection::serve(self.0.clone(), accepted, context));
     }
 
     fn another(&self) -> Box<dyn App> {
@@ -103,7 +117,9 @@ fn spawn(
         Ok((stream, peer)) => {
             // Counted before it is spawned: a drain that ends in between would not wait for it.
             let guard = context.connections.guard();
-            app.spawn(stream, peer, context.clone(), guard);
+            let (listener, bytes) = (listener.name(), Bytes::new());
+            let accepted = Accepted { stream, peer, listener, bytes, begun: false, guard };
+            app.spawn(accepted, context.clone());
             None
         }
         Err(error) => match AcceptError::from(&error) {

@@ -13,14 +13,17 @@ use hyper::server::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
+    sync::oneshot,
     time::{Sleep, sleep, timeout},
 };
 use tower_service::Service;
 
-use super::{Context, Phase, io::Io, requests::Connection, service::Counted};
+use super::{
+    Accepted, Context, HandOver, Phase, handover::Gift, io::Io, requests::Connection,
+    service::Counted,
+};
 use crate::{
     BoxError,
-    drain::DrainGuard,
     listener::{Peer, Stream},
 };
 
@@ -32,14 +35,9 @@ const LINGER: Duration = Duration::from_secs(1);
 /// Enough for most requests, so that hyper need not read again.
 const FIRST_READ: usize = 4096;
 
-/// Serves one connection to its end.
-pub(super) async fn serve<S, B>(
-    app: S,
-    mut stream: Stream,
-    peer: Peer,
-    context: Arc<Context>,
-    guard: DrainGuard,
-) where
+/// Serves one connection to its end, or to its move to the next worker.
+pub(super) async fn serve<S, B>(app: S, accepted: Accepted, context: Arc<Context>)
+where
     S: Service<Request<Body>, Response = Response<B>> + Clone + Send + 'static,
     S::Error: Into<BoxError>,
     S::Future: Send,
@@ -47,30 +45,69 @@ pub(super) async fn serve<S, B>(
     B::Data: Send,
     B::Error: Into<BoxError>,
 {
+    let Accepted { mut stream, peer, listener, mut bytes, begun, guard } = accepted;
     let waker = poll_fn(|cx| Poll::Ready(cx.waker().clone())).await;
     let connection = Connection::new(context, guard, waker);
     let mut watch = Watch::new(connection.clone());
-    let Some((protocol, mut bytes)) = peek(&stream, &mut watch).await else {
-        return;
-    };
-    if protocol == Protocol::Http2 {
-        let io = Io::new(stream, bytes, connection.clone());
-        // Boxed, as most connections are not HTTP/2 and would carry the room for it.
-        return Box::pin(http2(io, app, peer, watch)).await;
-    }
+    let mut protocol = begun.then_some(Protocol::Http1);
     loop {
-        let io = Io::keeping_open(stream, bytes, connection.clone());
-        let service = Counted::new(app.clone(), connection.clone(), peer);
-        match http1(io, service, &mut watch).await {
+        let end = match protocol {
+            None => match peek(stream, bytes, &mut watch).await {
+                Ok((found, peeked, read)) => {
+                    (protocol, stream, bytes) = (Some(found), peeked, read);
+                    continue;
+                }
+                Err(end) => end,
+            },
+            Some(Protocol::Http2) => {
+                let io = Io::new(stream, bytes, connection.clone());
+                // Boxed, as most connections are not HTTP/2 and would carry the room for it.
+                return Box::pin(http2(io, app, peer, watch)).await;
+            }
+            Some(Protocol::Http1) => {
+                let io = Io::keeping_open(stream, bytes, connection.clone());
+                let service = Counted::new(app.clone(), connection.clone(), peer);
+                http1(io, service, &mut watch).await
+            }
+        };
+        let wish;
+        (stream, bytes, wish) = match end {
             End::Gone => return,
             End::Finished(stream) => return close(stream, &mut watch).await,
-            End::Idle(idle, read) => (stream, bytes) = (idle, read),
+            End::Idle(stream, bytes, wish) => (stream, bytes, wish),
+        };
+        match wish {
+            Wish::Cut => return,
+            Wish::Close if bytes.is_empty() && !stream.has_input() => return,
+            // A request has come after all. Its answer will say goodbye, however long that takes.
+            Wish::Close => watch.patient = true,
+            Wish::Move => {
+                let (answer, answered) = oneshot::channel();
+                let begun = begun || connection.begun() > 0;
+                let gift = Gift { stream, bytes, listener: listener.clone(), begun, answer };
+                match give(gift, answered, &mut watch).await {
+                    Some(back) => (stream, bytes) = back,
+                    None => return,
+                }
+                connection.stay();
+            }
         }
-        if bytes.is_empty() && !stream.has_input() {
-            return;
-        }
-        // A request has come after all. Its answer will say goodbye, however long it takes to come.
-        watch.patient = true;
+    }
+}
+
+/// Gives a connection to the next worker. It comes back when that does not take it; `None` when it has
+/// taken it, or nobody can tell.
+async fn give(
+    gift: Gift,
+    answered: oneshot::Receiver<Option<(Stream, Bytes)>>,
+    watch: &mut Watch,
+) -> Option<(Stream, Bytes)> {
+    if let Err(gift) = watch.connection.context().give(gift) {
+        return Some((gift.stream, gift.bytes));
+    }
+    tokio::select! {
+        answer = answered => answer.ok().flatten(),
+        () = watch.cut() => None,
     }
 }
 
@@ -80,19 +117,21 @@ enum Protocol {
     Http2,
 }
 
-/// How hyper's part of an HTTP/1 connection ended.
+/// How the serving of a connection ended.
 enum End {
     /// Closed by the client, upgraded or cut: there is nothing left to do.
     Gone,
     /// All answers are sent; what is left is to close.
     Finished(Stream),
     /// Taken apart with nothing in flight. The bytes were read and belong to the next request.
-    Idle(Stream, Bytes),
+    Idle(Stream, Bytes, Wish),
 }
 
 /// What the process wants of this connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Wish {
+    /// The next worker can have it.
+    Move,
     /// It has had nothing in flight for long enough.
     Close,
     /// The deadline has passed.
@@ -114,22 +153,26 @@ impl Watch {
 
     /// To be polled right after the connection and in its task, when nothing moves between the two.
     fn poll(&mut self, cx: &mut TaskContext<'_>, idle: impl FnOnce() -> bool) -> Poll<Wish> {
-        match self.connection.context().phase() {
-            Phase::Serving => Poll::Pending,
-            Phase::Cut => Poll::Ready(Wish::Cut),
-            Phase::Draining { .. } if self.patient || !idle() => {
-                self.grace = None;
-                Poll::Pending
-            }
-            Phase::Draining { idle_grace } => {
-                let timer = match &mut self.grace {
-                    Some((grace, timer)) if *grace == idle_grace => timer,
-                    // A stop after a reload has less patience.
-                    grace => &mut grace.insert((idle_grace, Box::pin(sleep(idle_grace)))).1,
-                };
-                timer.as_mut().poll(cx).map(|()| Wish::Close)
-            }
+        let (idle_grace, hand_over) = match self.connection.context().phase() {
+            Phase::Serving => return Poll::Pending,
+            Phase::Cut => return Poll::Ready(Wish::Cut),
+            Phase::Draining { idle_grace, hand_over } => (idle_grace, hand_over),
+        };
+        if self.patient || !idle() {
+            self.grace = None;
+            return Poll::Pending;
         }
+        match hand_over {
+            HandOver::Now if self.connection.can_move() => return Poll::Ready(Wish::Move),
+            HandOver::Soon if self.connection.can_move() => return Poll::Pending,
+            _ => {}
+        }
+        let timer = match &mut self.grace {
+            Some((grace, timer)) if *grace == idle_grace => timer,
+            // A stop after a reload has less patience.
+            grace => &mut grace.insert((idle_grace, Box::pin(sleep(idle_grace)))).1,
+        };
+        timer.as_mut().poll(cx).map(|()| Wish::Close)
     }
 
     async fn cut(&mut self) {
@@ -137,34 +180,42 @@ impl Watch {
     }
 }
 
-/// Reads the first bytes, to tell HTTP/2 from HTTP/1. `None` when there will be no request.
-async fn peek(stream: &Stream, watch: &mut Watch) -> Option<(Protocol, Bytes)> {
-    let mut bytes = BytesMut::new();
+/// Reads the first bytes, to tell HTTP/2 from HTTP/1.
+async fn peek(
+    stream: Stream,
+    bytes: Bytes,
+    watch: &mut Watch,
+) -> Result<(Protocol, Stream, Bytes), End> {
+    let mut bytes = BytesMut::from(bytes);
     loop {
-        {
+        let length = bytes.len().min(PREFACE.len());
+        if bytes[..length] != PREFACE[..length] {
+            return Ok((Protocol::Http1, stream, bytes.freeze()));
+        }
+        if length == PREFACE.len() {
+            return Ok((Protocol::Http2, stream, bytes.freeze()));
+        }
+        let readable = {
             let mut readable = pin!(stream.readable());
-            let idle = bytes.is_empty();
             poll_fn(|cx| match readable.as_mut().poll(cx) {
-                Poll::Ready(result) => Poll::Ready(result.ok()),
-                Poll::Pending => watch.poll(cx, || idle).map(|_| None),
+                Poll::Ready(result) => Poll::Ready(Ok(result)),
+                Poll::Pending => watch.poll(cx, || true).map(Err),
             })
-            .await?;
+            .await
+        };
+        match readable {
+            Ok(Ok(())) => {}
+            Ok(Err(_)) => return Err(End::Gone),
+            Err(wish) => return Err(End::Idle(stream, bytes.freeze(), wish)),
         }
         bytes.reserve(FIRST_READ);
         match stream.try_read(&mut bytes) {
-            Ok(0) if bytes.is_empty() => return None,
+            Ok(0) if bytes.is_empty() => return Err(End::Gone),
             // Not even a preface: HTTP/1 has an answer for that.
-            Ok(0) => return Some((Protocol::Http1, bytes.freeze())),
+            Ok(0) => return Ok((Protocol::Http1, stream, bytes.freeze())),
             Ok(_) => {}
-            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => continue,
-            Err(_) => return None,
-        }
-        let length = bytes.len().min(PREFACE.len());
-        if bytes[..length] != PREFACE[..length] {
-            return Some((Protocol::Http1, bytes.freeze()));
-        }
-        if length == PREFACE.len() {
-            return Some((Protocol::Http2, bytes.freeze()));
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
+            Err(_) => return Err(End::Gone),
         }
     }
 }
@@ -181,25 +232,28 @@ where
     let connection = watch.connection.clone();
     let builder = http1::Builder::new();
     let mut http = builder.serve_connection(TokioIo::new(io), service).with_upgrades();
-    let mut closing = false;
-    let finished = loop {
+    let before = connection.begun();
+    let mut closing = None;
+    let wish = loop {
         let wish = poll_fn(|cx| {
             // hyper first: what it has just read is in flight when the watch looks.
             if Pin::new(&mut http).poll(cx).is_ready() {
                 return Poll::Ready(None);
             }
-            watch.poll(cx, || !closing && connection.is_idle()).map(Some)
+            watch.poll(cx, || closing.is_none() && connection.is_idle()).map(Some)
         })
         .await;
         match wish {
-            None => break true,
+            // Bytes that follow a half-read body or a goodbye are not a request, whatever they look
+            // like: only what may go on is taken apart.
+            None => break closing.filter(|_| connection.may_go_on()),
             Some(Wish::Cut) => return End::Gone,
             // hyper holds nothing but the bytes that it has read.
-            Some(Wish::Close) if !connection.has_begun() => break false,
-            Some(Wish::Close) => {
+            Some(wish) if connection.begun() == before => break Some(wish),
+            Some(wish) => {
                 // It has to flush what it holds. Then it believes to close; `Io` knows better.
                 Pin::new(&mut http).graceful_shutdown();
-                closing = true;
+                closing = Some(wish);
             }
         }
     };
@@ -208,11 +262,10 @@ where
     let io = parts.io.into_inner();
     let ended = io.has_ended();
     let (stream, rest) = io.into_parts();
-    match finished {
+    match wish {
         _ if ended => End::Gone,
-        // Bytes that follow a half-read body or a goodbye are not a request, whatever they look like.
-        true if !closing || !connection.may_go_on() => End::Finished(stream),
-        _ => End::Idle(stream, concat(parts.read_buf, rest)),
+        None => End::Finished(stream),
+        Some(wish) => End::Idle(stream, concat(parts.read_buf, rest), wish),
     }
 }
 
@@ -249,6 +302,7 @@ where
     B::Error: Into<BoxError>,
 {
     let connection = watch.connection.clone();
+    connection.stay();
     let service = Counted::new(app, connection.clone(), peer);
     let builder = http2::Builder::new(TokioExecutor::new());
     let mut http = pin!(builder.serve_connection(TokioIo::new(io), service));

@@ -1,9 +1,14 @@
 use std::{
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex},
     time::Duration,
 };
 
-use super::requests::{CutRequest, Registry};
+use tokio::sync::mpsc;
+
+use super::{
+    handover::Gift,
+    requests::{CutRequest, Registry, lock},
+};
 use crate::{drain::Drain, handle::Handle};
 
 /// What all connections of a process share.
@@ -16,6 +21,7 @@ pub(crate) struct Context {
     pub(crate) registry: Registry,
     pub(crate) handle: Handle,
     phase: Mutex<Phase>,
+    gifts: Mutex<Option<mpsc::UnboundedSender<Gift>>>,
 }
 
 /// What the process wants of its connections.
@@ -25,9 +31,19 @@ pub(crate) enum Phase {
     Draining {
         /// How long a connection with nothing in flight may wait for one more request.
         idle_grace: Duration,
+        hand_over: HandOver,
     },
     /// The deadline has passed: end, whatever is in flight.
     Cut,
+}
+
+/// Whether connections can be given to the next worker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum HandOver {
+    No,
+    /// The next worker has yet to say that it takes them: serve on, without a goodbye.
+    Soon,
+    Now,
 }
 
 impl Context {
@@ -38,6 +54,7 @@ impl Context {
             registry: Registry::default(),
             handle,
             phase: Mutex::new(Phase::Serving),
+            gifts: Mutex::default(),
         })
     }
 
@@ -46,20 +63,22 @@ impl Context {
         // Started before the phase is set and before the connections are woken: whoever is woken
         // sees it, and whoever is registered after that sees it at its first look.
         match self.connections.is_draining() {
-            true => *self.phase.lock().unwrap_or_else(PoisonError::into_inner),
+            true => *lock(&self.phase),
             false => Phase::Serving,
         }
     }
 
     /// Tells every connection to come to its end.
-    pub(crate) fn drain(&self, idle_grace: Duration, successor: bool) {
-        self.set(Phase::Draining { idle_grace });
+    pub(crate) fn drain(&self, idle_grace: Duration, successor: bool, hand_over: HandOver) {
+        self.set(Phase::Draining { idle_grace, hand_over });
+        // Before the requests: an answer that sees those drain also sees the phase, and knows whether
+        // it has to say goodbye.
+        self.connections.start();
         if successor {
             self.requests.start_handing_over();
         } else {
             self.requests.start();
         }
-        self.connections.start();
         self.registry.wake();
     }
 
@@ -73,7 +92,37 @@ impl Context {
         cut
     }
 
+    /// The next worker takes connections: they go through this queue.
+    pub(super) fn hand_over_open(&self, queue: mpsc::UnboundedSender<Gift>) {
+        *lock(&self.gifts) = Some(queue);
+        self.hand_over(HandOver::Now);
+    }
+
+    /// It takes no more.
+    pub(super) fn hand_over_ended(&self) {
+        *lock(&self.gifts) = None;
+        self.hand_over(HandOver::No);
+    }
+
+    fn hand_over(&self, now: HandOver) {
+        if let Phase::Draining { hand_over, .. } = &mut *lock(&self.phase) {
+            // A stop has ended the hand-over for good.
+            if *hand_over != HandOver::No {
+                *hand_over = now;
+            }
+        }
+        self.registry.wake();
+    }
+
+    /// Sends a connection to the next worker; it comes back at once where there is none.
+    pub(super) fn give(&self, gift: Gift) -> Result<(), Gift> {
+        match &*lock(&self.gifts) {
+            Some(gifts) => gifts.send(gift).map_err(|error| error.0),
+            None => Err(gift),
+        }
+    }
+
     fn set(&self, phase: Phase) {
-        *self.phase.lock().unwrap_or_else(PoisonError::into_inner) = phase;
+        *lock(&self.phase) = phase;
     }
 }

@@ -8,14 +8,15 @@
 mod accept;
 mod connection;
 mod context;
+mod handover;
 mod io;
 mod requests;
 mod service;
 mod serving;
 
 pub(crate) use self::{
-    accept::{Accepting, App, HttpApp},
-    context::{Context, Phase},
-    requests::CutRequest,
+    accept::{Accepted, Accepting, App, HttpApp},
+    context::{Context, HandOver, Phase},
+    requests::{CutRequest, Survey},
     serving::{Ending, Order, Serving},
 };

@@ -14,7 +14,7 @@ use std::{
 use http::{Method, Uri};
 use serde::{Deserialize, Serialize};
 
-use super::Context;
+use super::{Context, HandOver, Phase};
 use crate::drain::DrainGuard;
 
 /// A request that did not end before the deadline.
@@ -36,6 +36,22 @@ impl fmt::Display for CutRequest {
     }
 }
 
+/// The connections of a process at one moment, by what they do.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct Survey {
+    /// No request has come yet.
+    pub(crate) new: usize,
+    /// A request is in flight.
+    pub(crate) active: usize,
+    /// Kept alive between requests.
+    pub(crate) idle: usize,
+    /// They speak another protocol by now.
+    pub(crate) upgraded: usize,
+    /// The longest ones in flight, the oldest first.
+    pub(crate) oldest: Vec<CutRequest>,
+}
+
 /// The connections of this process.
 #[derive(Debug, Default)]
 pub(crate) struct Registry {
@@ -54,6 +70,8 @@ pub(crate) struct Connection {
     /// One side has said that no request follows (RFC 9112, section 9.6).
     last: AtomicBool,
     upgrading: AtomicBool,
+    /// It cannot move to the next worker.
+    stays: AtomicBool,
     /// Wakes the task that drives it.
     waker: Waker,
     _guard: DrainGuard,
@@ -83,7 +101,7 @@ pub(crate) struct RequestGuard {
     _guard: DrainGuard,
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -96,6 +114,35 @@ impl Registry {
             connections.iter().flat_map(|connection| connection.in_flight()).collect();
         requests.sort_by_key(|request| std::cmp::Reverse(request.age));
         requests
+    }
+
+    /// Counts the connections and names their oldest requests, up to `most`.
+    pub(crate) fn survey(&self, most: usize) -> Survey {
+        let connections: Vec<_> =
+            lock(&self.connections).values().filter_map(Weak::upgrade).collect();
+        let mut survey = Survey::default();
+        let mut since = Vec::new();
+        for connection in &connections {
+            let requests = lock(&connection.requests);
+            let count = match (connection.is_upgrading(), requests.in_flight.is_empty()) {
+                (true, _) => &mut survey.upgraded,
+                (false, false) => &mut survey.active,
+                (false, true) if requests.begun == 0 => &mut survey.new,
+                (false, true) => &mut survey.idle,
+            };
+            *count += 1;
+            since.extend(requests.in_flight.iter().map(|request| request.since));
+        }
+        // Names are made of the few only: there may be many thousands.
+        since.sort_unstable();
+        since.truncate(most);
+        let youngest = since.last().copied();
+        for connection in &connections {
+            survey.oldest.extend(connection.named(|since| Some(since) <= youngest));
+        }
+        survey.oldest.sort_by_key(|request| std::cmp::Reverse(request.age));
+        survey.oldest.truncate(most);
+        survey
     }
 
     /// Makes every connection look at the phase of the process.
@@ -119,6 +166,7 @@ impl Connection {
             clean: AtomicBool::new(true),
             last: AtomicBool::new(false),
             upgrading: AtomicBool::new(false),
+            stays: AtomicBool::new(false),
             waker,
             _guard: guard,
         });
@@ -164,8 +212,31 @@ impl Connection {
         self.clean.load(Ordering::Acquire) && !self.last.load(Ordering::Acquire)
     }
 
-    pub(crate) fn has_begun(&self) -> bool {
-        lock(&self.requests).begun > 0
+    /// Its protocol, or the next worker, does not let it move.
+    pub(crate) fn stay(&self) {
+        self.stays.store(true, Ordering::Release);
+    }
+
+    /// Whether the next worker could serve what follows.
+    pub(crate) fn can_move(&self) -> bool {
+        self.may_go_on() && !self.stays.load(Ordering::Acquire)
+    }
+
+    /// Whether the answer that is made now has to be the last one here.
+    pub(crate) fn says_goodbye(&self) -> bool {
+        if !self.context.requests.is_draining() {
+            return false;
+        }
+        match self.context.phase() {
+            // The client will not notice that another process answers it next.
+            Phase::Draining { hand_over: HandOver::Soon | HandOver::Now, .. } => !self.can_move(),
+            Phase::Draining { .. } | Phase::Serving | Phase::Cut => true,
+        }
+    }
+
+    /// How many requests have begun.
+    pub(crate) fn begun(&self) -> u64 {
+        lock(&self.requests).begun
     }
 
     pub(crate) fn is_idle(&self) -> bool {
@@ -190,6 +261,10 @@ impl Connection {
     }
 
     fn in_flight(&self) -> Vec<CutRequest> {
+        self.named(|_| true)
+    }
+
+    fn named(&self, which: impl Fn(Instant) -> bool) -> Vec<CutRequest> {
         let upgraded = self.is_upgrading();
         let cut = |request: &Request| CutRequest {
             method: request.method.to_string(),
@@ -197,7 +272,8 @@ impl Connection {
             age: request.since.elapsed(),
             upgraded,
         };
-        lock(&self.requests).in_flight.iter().map(cut).collect()
+        let requests = lock(&self.requests);
+        requests.in_flight.iter().filter(|request| which(request.since)).map(cut).collect()
     }
 }
 

@@ -142,7 +142,7 @@ fn part<B>(response: &mut Response<ResponseBody<B, RequestGuard>>, connect: bool
         connection.upgrade(response.body_mut().take_guard());
         return;
     }
-    if connection.context().requests.is_draining() {
+    if connection.says_goodbye() {
         // hyper sees it and closes after this answer.
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }

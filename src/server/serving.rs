@@ -1,28 +1,33 @@
-use std::{future::pending, pin::pin, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap, future::pending, os::fd::OwnedFd, pin::pin, sync::Arc, time::Duration,
+};
 
 use tokio::{
     sync::{mpsc, watch},
     time::{Instant, sleep_until, timeout},
 };
 
-use super::{Accepting, App, Context, CutRequest, accept::accept};
+use super::{Accepting, App, Context, CutRequest, HandOver, accept::accept, handover};
 use crate::{handle::Handle, listener::Listener};
 
 /// Connections that were cut need a moment to end.
 const CUT_PAUSE: Duration = Duration::from_millis(100);
 
 /// The serving part of a process: its accept loops and connections, and how they end.
-#[derive(Debug)]
 pub(crate) struct Serving {
     context: Arc<Context>,
     accepting: watch::Sender<Accepting>,
+    /// Which application a listener belongs to, for connections that are taken over.
+    apps: HashMap<Arc<str>, Box<dyn App>>,
 }
 
 /// How everything shall end.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 pub(crate) struct Ending {
     /// Whether another worker accepts on the same sockets.
     pub(crate) successor: bool,
+    /// The way to a worker that takes connections over.
+    pub(crate) hand_over: Option<OwnedFd>,
     /// Keep accepting for this long, already not ready.
     pub(crate) delay: Duration,
     pub(crate) idle_grace: Duration,
@@ -30,10 +35,12 @@ pub(crate) struct Ending {
     pub(crate) timeout: Duration,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 pub(crate) enum Order {
     Pause,
     Resume,
+    /// Take connections over from the worker at the other end.
+    Adopt(OwnedFd),
     Drain(Ending),
     Cut,
 }
@@ -43,7 +50,9 @@ impl Serving {
     pub(crate) fn start(listeners: Vec<(Listener, Box<dyn App>)>, handle: Handle) -> Self {
         let context = Context::new(handle);
         let accepting = watch::Sender::new(Accepting::Yes);
+        let mut apps = HashMap::new();
         for (listener, app) in listeners {
+            apps.insert(listener.name(), app.another());
             let (context, accepting) = (context.clone(), accepting.subscribe());
             // Counted like a connection, so that nothing is over while something may be accepted.
             let guard = context.connections.guard();
@@ -52,7 +61,7 @@ impl Serving {
                 drop(guard);
             });
         }
-        Self { context, accepting }
+        Self { context, accepting, apps }
     }
 
     pub(crate) fn context(&self) -> &Arc<Context> {
@@ -60,7 +69,7 @@ impl Serving {
     }
 
     /// Follows orders until everything has ended; tells what had to be cut.
-    pub(crate) async fn run(&self, mut orders: mpsc::UnboundedReceiver<Order>) -> Vec<CutRequest> {
+    pub(crate) async fn run(self, mut orders: mpsc::UnboundedReceiver<Order>) -> Vec<CutRequest> {
         let mut ending: Option<Plan> = None;
         loop {
             let (delay, deadline, over) = match &ending {
@@ -73,13 +82,14 @@ impl Serving {
                     Some(Order::Pause) if ending.is_none() => self.set(Accepting::Paused),
                     Some(Order::Resume) if ending.is_none() => self.set(Accepting::Yes),
                     Some(Order::Drain(wanted)) => self.drain(&mut ending, wanted),
+                    Some(Order::Adopt(wire)) => self.adopt(wire),
                     Some(Order::Pause | Order::Resume) => {}
                     Some(Order::Cut) | None => break,
                 },
                 () = until(delay) => {
                     if let Some(plan) = &mut ending {
                         plan.delay = None;
-                        self.close(plan);
+                        self.close(&mut plan.wanted);
                     }
                 }
                 () = until(deadline) => break,
@@ -99,7 +109,8 @@ impl Serving {
     fn drain(&self, ending: &mut Option<Plan>, wanted: Ending) {
         let start = Instant::now();
         let delay = (!wanted.delay.is_zero()).then(|| start + wanted.delay);
-        let mut plan = Plan { wanted, delay, deadline: start + wanted.delay + wanted.timeout };
+        let deadline = start + wanted.delay + wanted.timeout;
+        let mut plan = Plan { wanted, delay, deadline };
         if let Some(before) = ending {
             // A second order may shorten what was left, and never lengthen it.
             plan.deadline = plan.deadline.min(before.deadline);
@@ -110,15 +121,35 @@ impl Serving {
         match plan.delay {
             // Not ready any more, and answers say goodbye, but new connections are welcome.
             Some(_) => self.context.requests.start(),
-            None => self.close(&plan),
+            None => self.close(&mut plan.wanted),
         }
         *ending = Some(plan);
     }
 
-    fn close(&self, plan: &Plan) {
-        let Ending { successor, idle_grace, .. } = plan.wanted;
+    fn close(&self, wanted: &mut Ending) {
+        let Ending { successor, idle_grace, .. } = *wanted;
+        let wire = wanted.hand_over.take();
+        let hand_over = if wire.is_some() { HandOver::Soon } else { HandOver::No };
+        // Before the listeners are closed: who finds them closed finds this process draining.
+        self.context.drain(idle_grace, successor, hand_over);
         self.set(if successor { Accepting::Handed } else { Accepting::Last });
-        self.context.drain(idle_grace, successor);
+        if let Some(wire) = wire {
+            // Not waited for: each connection waits for its own answer, and they are.
+            tokio::spawn(handover::give(wire, self.context.clone()));
+        }
+    }
+
+    fn adopt(&self, wire: OwnedFd) {
+        let apps = self.apps.iter().map(|(name, app)| (name.clone(), app.another())).collect();
+        let context = self.context.clone();
+        // Counted like a connection: this process must not leave while some may come.
+        let guard = context.connections.guard();
+        tokio::spawn(async move {
+            if let Err(error) = handover::take(wire, apps, context).await {
+                tracing::warn!(%error, "cannot take more connections over");
+            }
+            drop(guard);
+        });
     }
 
     fn set(&self, accepting: Accepting) {

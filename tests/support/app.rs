@@ -33,8 +33,16 @@ pub(crate) fn app<G>(generation: G) -> Router
 where
     G: Fn() -> u64 + Clone + Send + Sync + 'static,
 {
+    with_headers(routes(), generation)
+}
+
+/// These routes, and the headers of [`app`] on each of their responses.
+pub(crate) fn with_headers<G>(routes: Router, generation: G) -> Router
+where
+    G: Fn() -> u64 + Clone + Send + Sync + 'static,
+{
     let pid = HeaderValue::from(std::process::id());
-    routes().layer(map_response(move |mut response: Response| {
+    routes.layer(map_response(move |mut response: Response| {
         let headers = response.headers_mut();
         headers.insert("x-worker", pid.clone());
         headers.insert("x-generation", HeaderValue::from(generation()));

@@ -4,7 +4,9 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use graceful::{GracefulLayer, Serve};
+use axum::extract::ConnectInfo;
+use graceful::Serve;
+use graceful::listener::UnixPeer;
 
 use super::app;
 use super::process::{Process, Program};
@@ -15,10 +17,28 @@ pub(crate) fn serve() {
         if let Ok(what) = std::env::var("TEST_BUILD") {
             break_down(&what).await;
         }
-        Ok::<_, std::io::Error>(app::app(generation))
+        let app = app::routes().route("/peer", axum::routing::get(peer));
+        Ok::<_, std::io::Error>(app::with_headers(app, generation))
     };
+    if let Ok(limit) = std::env::var("TEST_NOFILE") {
+        let limit = limit.parse().expect("a number");
+        nix::sys::resource::setrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE, limit, limit)
+            .expect("a lower limit");
+    }
     let server = graceful::serve_with(build);
     finish(options(server).run());
+}
+
+/// Who the server believes to talk to.
+async fn peer(request: axum::extract::Request) -> String {
+    let extensions = request.extensions();
+    if let Some(ConnectInfo(address)) = extensions.get::<ConnectInfo<SocketAddr>>() {
+        return format!("tcp {address}");
+    }
+    match extensions.get::<ConnectInfo<UnixPeer>>() {
+        Some(ConnectInfo(peer)) => format!("unix {}", peer.pid.unwrap_or_default()),
+        None => "nobody".to_owned(),
+    }
 }
 
 /// Ends the test program as a `main` that returns the result would: the harness around this function
@@ -76,6 +96,9 @@ pub(crate) fn options<A>(mut server: Serve<A>) -> Serve<A> {
     }
     if let Some(time) = millis("TEST_WATCH") {
         server = server.watch_interval(time);
+    }
+    if std::env::var_os("TEST_STAY").is_some() {
+        server = server.hand_over(false);
     }
     if std::env::var_os("TEST_SINGLE").is_some() {
         server = server.single_process();

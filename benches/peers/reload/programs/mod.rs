@@ -1,4 +1,5 @@
 //! The server programs: how each is started, reloaded, and run alone.
+#![allow(dead_code, reason = "each harness uses the part that it needs")]
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -14,16 +15,18 @@ use crate::support::process::{Process, Program};
 /// A way to reload a server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Peer {
-    /// `axum::serve`, SO_REUSEPORT.
+    Graceful,
+    /// `axum::serve`, handed over by SO_REUSEPORT.
     Axum,
     Ecdysis,
 }
 
 impl Peer {
-    pub(crate) const ALL: [Self; 2] = [Self::Axum, Self::Ecdysis];
+    pub(crate) const ALL: [Self; 3] = [Self::Graceful, Self::Axum, Self::Ecdysis];
 
     fn name(self) -> &'static str {
         match self {
+            Self::Graceful => "graceful",
             Self::Axum => "axum",
             Self::Ecdysis => "ecdysis",
         }
@@ -31,6 +34,7 @@ impl Peer {
 
     fn program(self) -> Program {
         let name = match self {
+            Self::Graceful => "graceful_server",
             Self::Axum => "axum_reuseport",
             Self::Ecdysis => "ecdysis_server",
         };
@@ -45,7 +49,19 @@ impl Peer {
     /// The same program with nobody above it: what a start of the program itself takes.
     pub(crate) fn alone(self, addr: SocketAddr) -> Program {
         match self {
+            Self::Graceful => self.deployed(addr).args(["single"]),
             Self::Axum => self.deployed(addr).args(["1"]),
+            Self::Ecdysis => self.deployed(addr),
+        }
+    }
+}
+
+impl Peer {
+    /// The server under its master, without the headers that tell who answered.
+    pub(crate) fn bare(self, addr: SocketAddr) -> Program {
+        match self {
+            Self::Graceful => self.deployed(addr).args(["bare"]),
+            Self::Axum => self.deployed(addr).args(["0"]),
             Self::Ecdysis => self.deployed(addr),
         }
     }

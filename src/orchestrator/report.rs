@@ -1,0 +1,245 @@
+//! Everybody outside who is told what the master does: systemd, the reader of the PID file, those who
+//! ask on the admin socket, and those who wait for the outcome of a reload.
+
+use std::{
+    ffi::OsString,
+    path::Path,
+    time::{Duration, Instant},
+};
+
+use tokio::{
+    signal::unix::{Signal, SignalKind, signal},
+    sync::oneshot,
+    task::JoinSet,
+    time::{MissedTickBehavior, interval, sleep},
+};
+
+use super::{
+    Options,
+    pid_file::PidFile,
+    state::{Action, Event, Id, Phase},
+    status::{Board, Outcome},
+    systemd::{Limits, Messages, Systemd},
+};
+use crate::{
+    error::Error,
+    handle::Handle,
+    process::reap::{self, Own, Reaper},
+    server::Survey,
+};
+
+/// How often to look again for ended children that may be somebody's.
+const REAP_INTERVAL: Duration = Duration::from_secs(1);
+
+/// What this process tells the world; the tasks that do it end with this.
+#[derive(Debug)]
+pub(crate) struct Report {
+    board: Board,
+    systemd: Systemd,
+    own: Own,
+    shutdown_delay: Duration,
+    #[cfg(feature = "admin")]
+    admin: Option<crate::admin::Admin>,
+    _pid_file: Option<PidFile>,
+    _tasks: JoinSet<()>,
+}
+
+impl Report {
+    /// Must be called inside a runtime, and before any worker is started.
+    ///
+    /// # Errors
+    ///
+    /// When the PID file cannot be written or the admin socket cannot be bound.
+    #[cfg_attr(not(feature = "admin"), expect(unused_variables, reason = "for the admin socket"))]
+    pub(crate) fn open(options: &Options, program: &Path, handle: &Handle) -> Result<Self, Error> {
+        let systemd = Systemd::from_env(limits(options));
+        let pid_file = options.pid_file.as_deref().map(PidFile::write).transpose()?;
+        let board = Board::new(program, options);
+        let own = Own::children();
+        let mut tasks = JoinSet::new();
+        if let Some(every) = systemd.watch_interval() {
+            let (board, messages) = (board.clone(), systemd.messages());
+            // One answer may be late.
+            let within = every.max(2 * options.watch_interval);
+            tasks.spawn(watch(every, messages, move || board.is_answered(within)));
+        }
+        reap_orphans(&own, &mut tasks)?;
+        Ok(Self {
+            #[cfg(feature = "admin")]
+            admin: match &options.admin {
+                Some(path) => Some(crate::admin::Admin::open(path, handle.clone(), board.clone())?),
+                None => None,
+            },
+            board,
+            systemd,
+            own,
+            shutdown_delay: options.shutdown_delay,
+            _pid_file: pid_file,
+            _tasks: tasks,
+        })
+    }
+
+    /// The way to systemd's descriptor store.
+    pub(crate) fn systemd(&self) -> Messages {
+        self.systemd.messages()
+    }
+
+    /// Notes what has happened; to be called before the actions that follow from it.
+    pub(crate) fn event(&mut self, event: &Event) {
+        self.board.event(event);
+        self.systemd.event(event);
+    }
+
+    /// Notes what the master is about to do.
+    pub(crate) fn action(&mut self, action: &Action) {
+        self.board.action(action, self.shutdown_delay);
+        self.systemd.action(action);
+    }
+
+    /// Notes what each worker is doing, after the actions.
+    pub(crate) fn phases(&mut self, workers: impl Iterator<Item = (Id, Phase)>) {
+        self.board.phases(workers);
+        self.tell();
+    }
+
+    pub(crate) fn spawned(&self, id: Id, pid: Option<u32>) {
+        pid.into_iter().for_each(|pid| self.own.insert(pid));
+        self.board.spawned(id, pid);
+    }
+
+    /// The master before this one had started a worker that serves or drains.
+    pub(crate) fn resumed(&mut self, id: Id, pid: u32, serves: bool) {
+        self.action(&Action::Spawn(id));
+        self.spawned(id, Some(pid));
+        if serves {
+            self.action(&Action::Settle(id));
+        }
+    }
+
+    /// A worker was waited for.
+    pub(crate) fn reaped(&self, pid: Option<u32>) {
+        pid.into_iter().for_each(|pid| self.own.remove(pid));
+    }
+
+    /// A message of a worker has come.
+    pub(crate) fn heard(&self, id: Id) {
+        self.board.heard(id);
+    }
+
+    pub(crate) fn counted(&mut self, id: Id, in_flight: usize, survey: Survey) {
+        self.board.counted(id, in_flight, survey);
+        self.tell();
+    }
+
+    /// Somebody wants to know the outcome of the reload that is about to be asked for.
+    pub(crate) fn wait(&self, waiter: oneshot::Sender<Outcome>) {
+        self.board.wait(waiter);
+    }
+
+    fn tell(&mut self) {
+        if self.systemd.is_heard() {
+            self.systemd.status(&self.board.line());
+        }
+    }
+
+    /// What a program that replaces this one needs in its environment to go on.
+    pub(crate) fn environment(&self) -> &[(&'static str, OsString)] {
+        self.systemd.environment()
+    }
+
+    /// Waits until what was said has arrived, and goes on.
+    pub(crate) async fn flush(&mut self) {
+        #[cfg(feature = "admin")]
+        if let Some(admin) = &mut self.admin {
+            admin.flush().await;
+        }
+        self.systemd.finish().await;
+    }
+
+    /// Waits until everything is said, at most for a second or two.
+    pub(crate) async fn finish(&mut self) {
+        #[cfg(feature = "admin")]
+        if let Some(admin) = &mut self.admin {
+            admin.finish().await;
+        }
+        self.systemd.finish().await;
+    }
+}
+
+/// How long each step may take by the options.
+fn limits(options: &Options) -> Limits {
+    let stop = options.shutdown_delay + options.stop_timeout;
+    Limits {
+        start: options.ready_timeout,
+        // It may have to wait until an old generation has left.
+        reload: options.ready_timeout + options.bake_time + options.stop_timeout,
+        stop,
+    }
+}
+
+/// Tells systemd that all is well, while it is.
+async fn watch(every: Duration, systemd: Messages, is_well: impl Fn() -> bool) {
+    let mut ticks = interval(every);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        if is_well() {
+            systemd.watchdog();
+        }
+    }
+}
+
+/// Reaps orphans as they end, if they come to this process at all.
+fn reap_orphans(own: &Own, tasks: &mut JoinSet<()>) -> Result<(), Error> {
+    if !reap::adopts() {
+        return Ok(());
+    }
+    let ended = signal(SignalKind::child())
+        .map_err(|error| Error::io("cannot hear of children that end", error))?;
+    tasks.spawn(reap(ended, Reaper::new(own.clone())));
+    Ok(())
+}
+
+async fn reap(mut ended: Signal, mut reaper: Reaper) {
+    loop {
+        let again = reaper.reap(Instant::now());
+        tokio::select! {
+            _ = ended.recv() => {}
+            () = sleep(REAP_INTERVAL), if again => {}
+        }
+    }
+}
+
+/// What a process without a master tells the world.
+#[derive(Debug)]
+pub(crate) struct SingleReport {
+    systemd: Systemd,
+    _pid_file: Option<PidFile>,
+    tasks: JoinSet<()>,
+}
+
+impl SingleReport {
+    pub(crate) fn open(options: &Options) -> Result<Self, Error> {
+        let systemd = Systemd::from_env(limits(options));
+        let pid_file = options.pid_file.as_deref().map(PidFile::write).transpose()?;
+        let mut tasks = JoinSet::new();
+        reap_orphans(&Own::children(), &mut tasks)?;
+        Ok(Self { systemd, _pid_file: pid_file, tasks })
+    }
+
+    pub(crate) fn ready(&mut self) {
+        self.systemd.ready();
+        if let Some(every) = self.systemd.watch_interval() {
+            // That the runtime runs this task is all there is to know.
+            self.tasks.spawn(watch(every, self.systemd.messages(), || true));
+        }
+    }
+
+    pub(crate) fn stopping(&mut self) {
+        self.systemd.stopping();
+    }
+
+    pub(crate) async fn finish(&mut self) {
+        self.systemd.finish().await;
+    }
+}

@@ -1,0 +1,117 @@
+use std::{
+    fs::{self, File},
+    io,
+    os::{
+        fd::{AsRawFd, OwnedFd},
+        unix::fs::MetadataExt,
+    },
+    path::{Path, PathBuf},
+};
+
+/// A program file that stays at hand, whatever happens to its path.
+#[derive(Debug)]
+pub(crate) struct Image {
+    file: File,
+    path: PathBuf,
+    id: (u64, u64),
+}
+
+impl Image {
+    /// Opens what the path names now.
+    pub(crate) fn open(path: &Path) -> io::Result<Self> {
+        Self::adopt(File::open(path)?, path)
+    }
+
+    pub(crate) fn adopt(file: File, path: &Path) -> io::Result<Self> {
+        let metadata = file.metadata()?;
+        Ok(Self { file, path: path.to_owned(), id: (metadata.dev(), metadata.ino()) })
+    }
+
+    /// Whether both are the same file.
+    pub(crate) fn is(&self, other: &Self) -> bool {
+        self.id == other.id
+    }
+
+    /// Whether the path still names this file.
+    pub(crate) fn is_in_place(&self) -> bool {
+        id(&self.path).is_ok_and(|id| id == self.id)
+    }
+
+    /// Whether a process runs this file itself, and no interpreter of it.
+    pub(crate) fn is_run_by(&self, pid: u32) -> bool {
+        id(&PathBuf::from(format!("/proc/{pid}/exe"))).is_ok_and(|id| id == self.id)
+    }
+
+    /// A path by which this process and a child that was just forked can execute it.
+    pub(crate) fn executable(&self) -> PathBuf {
+        if self.is_in_place() {
+            // The process is then known by its name and not by the number of a descriptor.
+            self.path.clone()
+        } else {
+            PathBuf::from(format!("/proc/self/fd/{}", self.file.as_raw_fd()))
+        }
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The SHA-256 of its content, in hexadecimal. Reads the whole file.
+    pub(crate) fn digest(&self) -> io::Result<String> {
+        use sha2::Digest;
+        use std::os::unix::fs::FileExt;
+        let mut hasher = sha2::Sha256::new();
+        let mut buffer = vec![0; 1 << 16];
+        let mut offset = 0;
+        // At an offset of its own: others may read the same descriptor.
+        loop {
+            let length = self.file.read_at(&mut buffer, offset)?;
+            if length == 0 {
+                break;
+            }
+            hasher.update(&buffer[..length]);
+            offset += length as u64;
+        }
+        Ok(hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+    }
+
+    pub(crate) fn try_clone_fd(&self) -> io::Result<OwnedFd> {
+        Ok(self.file.try_clone()?.into())
+    }
+}
+
+fn id(path: &Path) -> io::Result<(u64, u64)> {
+    let metadata = fs::metadata(path)?;
+    Ok((metadata.dev(), metadata.ino()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_image_outlives_its_path() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("true");
+        fs::copy("/bin/true", &path).unwrap();
+        let image = Image::open(&path).unwrap();
+        assert!(image.is_in_place());
+        assert_eq!(image.executable(), path);
+        fs::remove_file(&path).unwrap();
+        fs::copy("/bin/false", &path).unwrap();
+        assert!(!image.is_in_place());
+        assert!(!image.is(&Image::open(&path).unwrap()));
+        let status = std::process::Command::new(image.executable()).status().unwrap();
+        assert!(status.success(), "it is still /bin/true");
+    }
+
+    #[test]
+    fn the_digest_is_that_of_the_content() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("abc");
+        fs::write(&path, "abc").unwrap();
+        // FIPS 180-2, appendix B.1.
+        let expected = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
+        assert_eq!(Image::open(&path).unwrap().digest().unwrap(), expected);
+    }
+}

@@ -1,0 +1,111 @@
+//! Reloads under load: a client that never retries sees nothing of them, and nothing of them stays.
+#![cfg(target_os = "linux")]
+
+mod support;
+
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+
+use support::load::{Kind, Load, Running};
+use support::procfs;
+use support::server::{Server, Setup};
+
+#[test]
+#[ignore = "the server that the tests start"]
+fn server() {
+    support::server::serve();
+}
+
+const LONG: Duration = Duration::from_secs(60);
+
+/// Every kind of client at once, a hundred and more of them.
+fn load(server: &Server) -> Running {
+    Load::new(server.addr())
+        .keep_alive(64, Duration::from_millis(10))
+        .fresh(8)
+        .slow(8)
+        .streaming(8)
+        .uploads(8)
+        .h2(8)
+        .start()
+}
+
+/// Waits until something holds that the kernel tells only to those who ask.
+async fn until(what: &str, holds: impl Fn() -> bool) {
+    let waiting = async {
+        while !holds() {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    };
+    assert!(tokio::time::timeout(LONG, waiting).await.is_ok(), "waited a minute for {what}");
+}
+
+/// Waits until no old worker is left, and each kind of client has been answered since.
+async fn settled(server: &Server, load: &Running) -> u32 {
+    let master = server.process.pid();
+    loop {
+        until("one worker", || procfs::children(master).len() == 1).await;
+        let before = procfs::workers(master);
+        for kind in Kind::ALL {
+            load.further(kind, 3).await;
+        }
+        // Nothing that was still to come has begun meanwhile.
+        if let ([worker], true) = (before.as_slice(), before == procfs::workers(master)) {
+            return *worker;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_hundred_reloads_lose_nothing() {
+    let server = Setup::new().start().await;
+    let master = server.process.pid();
+    let load = load(&server);
+    load.generation(1).await;
+    for generation in 2..=101 {
+        // Never more than four old workers: the oldest would be cut.
+        until("an old worker to leave", || procfs::children(master).len() <= 4).await;
+        assert!(server.process.signal(Signal::SIGHUP));
+        load.generation(generation).await;
+    }
+    let worker = settled(&server, &load).await;
+    assert_eq!(load.generation(101).await.worker.pid, worker);
+    let report = load.stop().await;
+    assert_eq!(report.lost(), 0, "{report}");
+    assert_eq!(report.total().unavailable, 0, "{report}");
+    assert_eq!(report.total().idle_closed, 0, "each close was announced\n{report}");
+    println!("{report}");
+}
+
+#[tokio::test]
+async fn nothing_is_left_of_a_storm_of_signals() {
+    // With a trial, as by default: a reload that comes sooner than that waits for its end.
+    let server = Setup::new().bake(Duration::from_secs(2)).start().await;
+    let master = server.process.pid();
+    let load = load(&server);
+    // What the first reload needs once and for all does not count.
+    assert!(server.process.signal(Signal::SIGHUP));
+    load.generation(2).await;
+    settled(&server, &load).await;
+    let before = (procfs::descriptors(master), procfs::resident_kib(master));
+
+    // A thousand in a second.
+    let mut pace = tokio::time::interval(Duration::from_millis(1));
+    for _ in 0..1000 {
+        pace.tick().await;
+        assert!(server.process.signal(Signal::SIGHUP));
+    }
+    let worker = settled(&server, &load).await;
+
+    let last = *load.first_answers().last().expect("it was answered");
+    assert_eq!(last.worker.pid, worker);
+    assert!(last.worker.generation > 3, "the signals are followed by reloads");
+    let report = load.stop().await;
+    assert_eq!(report.lost(), 0, "{report}");
+    assert_eq!(procfs::children(master).len(), 1, "one live generation, no zombie");
+    let after = (procfs::descriptors(master), procfs::resident_kib(master));
+    assert_eq!(after.0, before.0, "descriptors of the master");
+    assert!(after.1 < before.1 + 1024, "memory of the master in KiB: {before:?} to {after:?}");
+    println!("{} generations\n{report}", last.worker.generation);
+}
