@@ -1,8 +1,12 @@
 //! Answers made from what is stored or being recorded.
 
+use std::cell::RefCell;
+use std::fmt::Write;
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use http::header::{
     ACCEPT_RANGES, AGE, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_RANGE, IF_MODIFIED_SINCE,
     IF_NONE_MATCH, RANGE,
@@ -15,6 +19,7 @@ use super::coalesce::Live;
 use super::options::Options;
 use super::outcome::{CacheOutcome, Status};
 use super::parts::Parts;
+use super::policy::field::MAX_SECONDS;
 use super::policy::range::{self, Ranges, Span};
 use super::policy::{conditional, seconds};
 use super::stored::Stored;
@@ -51,6 +56,44 @@ pub(crate) fn mark<B>(
     response.extensions_mut().insert(outcome);
 }
 
+/// The values that are new in each answer, in one allocation: age, length, and `Cache-Status`.
+fn stamp(
+    options: &Options,
+    headers: &mut HeaderMap,
+    age: Duration,
+    length: Option<u64>,
+    key: &str,
+    status: &Status,
+) {
+    thread_local! {
+        static TEXT: RefCell<String> = const { RefCell::new(String::new()) };
+    }
+    TEXT.with_borrow_mut(|text| {
+        text.clear();
+        // Writing to a string cannot fail.
+        let _ = write!(text, "{}", age.as_secs().min(MAX_SECONDS));
+        let first = text.len();
+        if let Some(length) = length {
+            let _ = write!(text, "{length}");
+        }
+        let second = text.len();
+        if let Some(name) = &options.status_name {
+            status.write_to(text, name, options.status_key.then_some(key));
+        }
+        let bytes = Bytes::copy_from_slice(text.as_bytes());
+        let mut insert = |name, range: Range<usize>| {
+            if !range.is_empty()
+                && let Ok(value) = HeaderValue::from_maybe_shared(bytes.slice(range))
+            {
+                headers.append(name, value);
+            }
+        };
+        insert(AGE, 0..first);
+        insert(CONTENT_LENGTH, first..second);
+        insert(CACHE_STATUS, second..text.len());
+    });
+}
+
 /// An answer out of the store.
 pub(crate) fn from_stored<B>(
     options: &Options,
@@ -63,10 +106,17 @@ pub(crate) fn from_stored<B>(
     let head = &stored.head;
     let age = head.age(now);
     let mut headers = head.fields.to_map(4);
-    headers.insert(AGE, age_value(age));
-    status.ttl = Some((head.terms.lifetime, age));
+    status.ttl = Some((head.terms.lifetime(), age));
     let length = stored.body.len() as u64;
     let shape = shape(options, asked, head.status, &headers, Some(length), now);
+    let declared = match &shape {
+        // These make their own.
+        Shape::NotModified | Shape::Unsatisfiable | Shape::Part(_) => None,
+        // Trailers need a body without a declared length (RFC 9112, section 7.1.2).
+        Shape::Whole if stored.trailers.is_some() => None,
+        Shape::Head | Shape::Whole => Some(length).filter(|_| !is_bodiless(head.status)),
+    };
+    stamp(options, &mut headers, age, declared, asked.key, &status);
     let mut response = match shape {
         Shape::NotModified => not_modified(headers),
         Shape::Unsatisfiable => unsatisfiable(headers, length),
@@ -76,22 +126,13 @@ pub(crate) fn from_stored<B>(
             length,
             ResponseBody::stored(stored.body.slice(span.0 as usize..=span.1 as usize), None),
         ),
-        Shape::Head => {
-            if !is_bodiless(head.status) {
-                headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
-            }
-            whole(head.status, headers, ResponseBody::empty())
-        }
+        Shape::Head => whole(head.status, headers, ResponseBody::empty()),
         Shape::Whole => {
-            // Trailers need a body without a declared length (RFC 9112, section 7.1.2).
-            if !is_bodiless(head.status) && stored.trailers.is_none() {
-                headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
-            }
             let body = ResponseBody::stored(stored.body.clone(), stored.trailers.clone());
             whole(head.status, headers, body)
         }
     };
-    mark(options, &mut response, asked.key, &status, outcome);
+    response.extensions_mut().insert(outcome);
     response
 }
 
@@ -108,7 +149,7 @@ pub(crate) fn from_live<B>(
     let age = head.age(now);
     let mut headers = head.fields.to_map(4);
     headers.insert(AGE, age_value(age));
-    status.ttl = Some((head.terms.lifetime, age));
+    status.ttl = Some((head.terms.lifetime(), age));
     let shape = shape(options, asked, head.status, &headers, live.length, now);
     let mut response = match (shape, live.length) {
         (Shape::NotModified, _) => not_modified(headers),
@@ -156,7 +197,7 @@ pub(crate) fn from_parts<B>(
     let mut headers = headers;
     headers.insert(AGE, age_value(age));
     let mut response = part(headers, span, parts.length, ResponseBody::stored(bytes, None));
-    let status = Status { hit: true, ttl: Some((head.terms.lifetime, age)), ..Status::default() };
+    let status = Status { hit: true, ttl: Some((head.terms.lifetime(), age)), ..Status::default() };
     mark(options, &mut response, asked.key, &status, CacheOutcome::Hit);
     Some(response)
 }
@@ -286,21 +327,7 @@ pub(crate) fn is_bodiless(status: StatusCode) -> bool {
 }
 
 fn age_value(age: Duration) -> HeaderValue {
-    // Most hits are young, and these need no allocation.
-    const YOUNG: [HeaderValue; 10] = [
-        HeaderValue::from_static("0"),
-        HeaderValue::from_static("1"),
-        HeaderValue::from_static("2"),
-        HeaderValue::from_static("3"),
-        HeaderValue::from_static("4"),
-        HeaderValue::from_static("5"),
-        HeaderValue::from_static("6"),
-        HeaderValue::from_static("7"),
-        HeaderValue::from_static("8"),
-        HeaderValue::from_static("9"),
-    ];
-    let age = age.as_secs().min(super::policy::field::MAX_SECONDS);
-    YOUNG.get(age as usize).cloned().unwrap_or_else(|| HeaderValue::from(age))
+    HeaderValue::from(age.as_secs().min(MAX_SECONDS))
 }
 
 /// The answer to one who waited for a fill that ended in a stored response.

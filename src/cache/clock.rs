@@ -11,8 +11,8 @@ use tokio::time::Instant;
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Moment {
     pub(crate) steady: Instant,
-    /// Since 1970; a clock before that reads zero.
-    pub(crate) wall: Duration,
+    /// Milliseconds since 1970; a clock before that reads zero.
+    wall: u64,
 }
 
 impl Moment {
@@ -21,11 +21,16 @@ impl Moment {
     /// The steady clock stands still while the machine sleeps, the wall clock may be set back.
     pub(crate) fn since(&self, earlier: &Moment) -> Duration {
         let steady = self.steady.saturating_duration_since(earlier.steady);
-        steady.max(self.wall.saturating_sub(earlier.wall))
+        steady.max(Duration::from_millis(self.wall.saturating_sub(earlier.wall)))
+    }
+
+    /// The wall clock, since 1970.
+    pub(crate) fn wall(&self) -> Duration {
+        Duration::from_millis(self.wall)
     }
 
     pub(crate) fn seconds(&self) -> i64 {
-        super::policy::seconds(self.wall)
+        super::policy::seconds(self.wall())
     }
 }
 
@@ -43,10 +48,8 @@ impl Clock {
 
     pub(crate) fn now(&self) -> Moment {
         let wall = self.wall.as_ref().map_or_else(SystemTime::now, |wall| wall());
-        Moment {
-            steady: Instant::now(),
-            wall: wall.duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO),
-        }
+        let wall = wall.duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
+        Moment { steady: Instant::now(), wall: u64::try_from(wall.as_millis()).unwrap_or(u64::MAX) }
     }
 }
 

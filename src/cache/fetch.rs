@@ -88,7 +88,7 @@ where
     } else if !keep_conditions {
         conditional::remove_conditions(request.headers_mut());
     }
-    let requested = shared.state.now().wall;
+    let requested = shared.state.now().wall();
     let answer = call(inner, request).await;
     let now = shared.state.now();
     let usable_after = |failure| {
@@ -136,7 +136,7 @@ pub(crate) fn freshened(
     let options = &shared.options;
     let now = shared.state.now();
     let mut tags = record::take_tags(options, &mut update.headers);
-    if tags.is_empty() {
+    if tags.is_none() {
         tags = stored.head.tags.clone();
     }
     let merged = freshen::merge(&options.rules, &stored.head.fields.to_map(0), &update.headers);
@@ -154,7 +154,7 @@ pub(crate) fn freshened(
         status: stored.head.status,
         response: &dated,
         requested,
-        received: now.wall,
+        received: now.wall(),
     };
     let terms = Terms::new(&options.rules, &exchange);
     let mut merged = merged;
@@ -211,7 +211,7 @@ where
         status: parts.status,
         response: &parts.headers,
         requested,
-        received: now.wall,
+        received: now.wall(),
     };
     let mut refusal = None;
     let mut judged = None;
@@ -244,7 +244,7 @@ where
     record::remove_targeted(options, &mut parts.headers);
     let not_modified = conditions_removed
         && client.method == Method::GET
-        && answer::is_not_modified(client.asked(), &parts, now.wall);
+        && answer::is_not_modified(client.asked(), &parts, now.wall());
     if not_modified {
         answer::strip_for_not_modified(&mut parts);
     }

@@ -91,8 +91,8 @@ impl CacheHandle {
         state.doom(|_, flight| match flight.landing() {
             // Its tags are not known yet.
             Landing::Waiting => true,
-            Landing::Recording(live) => is_tagged(&live.head.tags, tag),
-            Landing::Stored(stored, _) => is_tagged(&stored.head.tags, tag),
+            Landing::Recording(live) => is_tagged(live.head.tags(), tag),
+            Landing::Stored(stored, _) => is_tagged(stored.head.tags(), tag),
             Landing::Released => true,
         });
         state.remove(|_, resource| has_tag(resource, tag))
@@ -167,8 +167,8 @@ impl CacheHandle {
             request: request.headers(),
             status: parts.status,
             response: &parts.headers,
-            requested: now.wall,
-            received: now.wall,
+            requested: now.wall(),
+            received: now.wall(),
         };
         let Some(terms) = judge(&self.shared, &exchange) else {
             return false;
@@ -195,7 +195,7 @@ fn is_tagged(tags: &[Box<str>], tag: &str) -> bool {
 
 fn has_tag(resource: &Resource, tag: &str) -> bool {
     match resource {
-        Resource::Parts(parts) => is_tagged(&parts.head.tags, tag),
-        _ => resource.variants().iter().any(|stored| is_tagged(&stored.head.tags, tag)),
+        Resource::Parts(parts) => is_tagged(parts.head.tags(), tag),
+        _ => resource.variants().iter().any(|stored| is_tagged(stored.head.tags(), tag)),
     }
 }

@@ -100,7 +100,12 @@ impl Status {
     }
 
     pub(crate) fn to_value(&self, name: &str, key: Option<&str>) -> HeaderValue {
-        let mut text = String::with_capacity(name.len() + 32);
+        let mut text = String::new();
+        self.write_to(&mut text, name, key);
+        HeaderValue::try_from(text).unwrap_or_else(|_| HeaderValue::from_static("invalid"))
+    }
+
+    pub(crate) fn write_to(&self, text: &mut String, name: &str, key: Option<&str>) {
         text.push_str(name);
         if self.hit {
             text.push_str("; hit");
@@ -137,7 +142,6 @@ impl Status {
             text.push_str("; detail=");
             text.push_str(detail);
         }
-        HeaderValue::try_from(text).unwrap_or_else(|_| HeaderValue::from_static("invalid"))
     }
 }
 

@@ -24,8 +24,7 @@ use super::policy::{Exchange, range, single, storing};
 use super::record::{self, Since};
 use super::service::Shared;
 use super::state::Epoch;
-use super::stored::Head;
-use super::stored::Stored;
+use super::stored::{Head, Stored, Tags};
 use super::tape::Tape;
 
 /// A part that is kept as such: passed on while it is collected.
@@ -34,7 +33,7 @@ pub(crate) fn part<B>(
     client: &Client,
     mut parts: response::Parts,
     body: B,
-    tags: Box<[Box<str>]>,
+    tags: Tags,
     requested: Duration,
     since: Since,
 ) -> Fetched<B>
@@ -50,7 +49,7 @@ where
         status: parts.status,
         response: &parts.headers,
         requested,
-        received: now.wall,
+        received: now.wall(),
     };
     let place = single(&parts.headers, CONTENT_RANGE).and_then(range::content_range);
     let strong =

@@ -21,7 +21,7 @@ use super::policy::vary::{self, Vary};
 use super::policy::{Refusal, Terms, date, single, stored_fields};
 use super::service::Shared;
 use super::state::Epoch;
-use super::stored::{Head, Stored};
+use super::stored::{Head, Stored, Tags};
 use super::tape::Tape;
 
 /// When a fill began, to know at its end whether something has changed since.
@@ -55,12 +55,12 @@ struct Pump<B> {
 }
 
 /// Takes the tags out of a head; they are not for clients.
-pub(crate) fn take_tags(options: &Options, headers: &mut HeaderMap) -> Box<[Box<str>]> {
+pub(crate) fn take_tags(options: &Options, headers: &mut HeaderMap) -> Tags {
     let Some(name) = &options.tag_header else {
-        return Box::default();
+        return None;
     };
     if !headers.contains_key(name) {
-        return Box::default();
+        return None;
     }
     let mut tags: Vec<Box<str>> = headers
         .get_all(name)
@@ -73,7 +73,7 @@ pub(crate) fn take_tags(options: &Options, headers: &mut HeaderMap) -> Box<[Box<
     tags.sort_unstable();
     tags.dedup();
     headers.remove(name);
-    tags.into()
+    (!tags.is_empty()).then(|| Box::new(tags.into()))
 }
 
 /// The length that the head declares, which the body has to have.
@@ -89,7 +89,7 @@ pub(crate) fn head(
     request: &HeaderMap,
     response: &mut response::Parts,
     terms: Terms,
-    tags: Box<[Box<str>]>,
+    tags: Tags,
     now: Moment,
 ) -> (Head, Vary) {
     let rules = &shared.options.rules;

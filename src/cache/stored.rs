@@ -13,6 +13,9 @@ use super::parts::Parts;
 use super::policy::vary::{self, Selection};
 use super::policy::{Rules, Terms};
 
+/// Names by which a response can be purged.
+pub(crate) type Tags = Option<Box<Box<[Box<str>]>>>;
+
 /// The head of a response that is stored, or on its way to be.
 #[derive(Debug)]
 pub(crate) struct Head {
@@ -21,7 +24,8 @@ pub(crate) struct Head {
     pub(crate) terms: Terms,
     pub(crate) selection: Selection,
     pub(crate) at: Moment,
-    pub(crate) tags: Box<[Box<str>]>,
+    /// Boxed twice: most have none.
+    pub(crate) tags: Tags,
     /// The entity tag was made here, so the origin does not know it.
     pub(crate) own_etag: bool,
     /// Whether `Content-Language` may select it.
@@ -29,6 +33,10 @@ pub(crate) struct Head {
 }
 
 impl Head {
+    pub(crate) fn tags(&self) -> &[Box<str>] {
+        self.tags.as_ref().map_or(&[], |tags| tags)
+    }
+
     pub(crate) fn age(&self, now: &Moment) -> Duration {
         self.terms.age(now.since(&self.at))
     }
@@ -60,7 +68,7 @@ impl Head {
                 name.as_str().len() + value.as_ref().map_or(0, |value| value.len())
             })
             .sum();
-        let tags: usize = self.tags.iter().map(|tag| size_of::<Box<str>>() + tag.len()).sum();
+        let tags: usize = self.tags().iter().map(|tag| size_of::<[usize; 4]>() + tag.len()).sum();
         2 * size_of::<usize>()
             + size_of::<Self>()
             + self.fields.weight()

@@ -29,7 +29,7 @@ where
     B: Body<Data = Bytes> + Send + 'static,
     B::Error: Into<BoxError>,
 {
-    let requested = shared.state.now().wall;
+    let requested = shared.state.now().wall();
     let guard = in_flight(request.extensions());
     let response = call(inner, request).await?;
     if invalidation::invalidates(&client.method, response.status()) {
@@ -70,7 +70,7 @@ where
     S: Service<Request<Q>, Response = Response<B>>,
 {
     let options = &shared.options;
-    let requested = shared.state.now().wall;
+    let requested = shared.state.now().wall();
     let since = Since::Epoch(shared.state.epoch());
     let response = call(inner, request).await?;
     let (mut parts, body) = response.into_parts();

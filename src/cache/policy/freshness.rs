@@ -25,9 +25,10 @@ pub(crate) enum Source {
 /// Under which terms a stored response may be used: everything about time that its head says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Terms {
-    pub(crate) lifetime: Duration,
-    /// The age at the moment it was received (section 4.2.3).
-    pub(crate) initial_age: Duration,
+    /// In milliseconds, which is half of what a `Duration` takes; there are many of these.
+    lifetime: u64,
+    /// The age at the moment it was received (section 4.2.3), in milliseconds.
+    initial_age: u64,
     pub(crate) source: Source,
     /// It must be validated before each use.
     pub(crate) no_cache: bool,
@@ -53,9 +54,10 @@ impl Terms {
             let seconds = stated.unwrap_or(default.as_secs());
             u32::try_from(seconds).unwrap_or(u32::MAX)
         };
+        let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
         Self {
-            lifetime,
-            initial_age: initial_age(exchange),
+            lifetime: millis(lifetime),
+            initial_age: millis(initial_age(exchange)),
             source,
             no_cache: control.no_cache.is_response(),
             must_revalidate: control.must_revalidate
@@ -69,19 +71,23 @@ impl Terms {
         }
     }
 
+    pub(crate) fn lifetime(&self) -> Duration {
+        Duration::from_millis(self.lifetime)
+    }
+
     /// The age after it was kept for `resident`.
     pub(crate) fn age(&self, resident: Duration) -> Duration {
-        self.initial_age.saturating_add(resident)
+        Duration::from_millis(self.initial_age).saturating_add(resident)
     }
 
     /// Whether it may be used without asking anyone, at this age. A lifetime that equals the age is over.
     pub(crate) fn is_fresh(&self, age: Duration) -> bool {
-        !self.no_cache && self.lifetime > age
+        !self.no_cache && self.lifetime() > age
     }
 
     /// For how long it has been stale.
     pub(crate) fn staleness(&self, age: Duration) -> Duration {
-        age.saturating_sub(self.lifetime)
+        age.saturating_sub(self.lifetime())
     }
 
     /// For how long past its freshness it may answer while it is validated (RFC 5861, section 3).
@@ -98,7 +104,7 @@ impl Terms {
     ///
     /// One that has to be validated before each use, or that is stale on arrival, is for one request only.
     pub(crate) fn is_shareable(&self) -> bool {
-        self.is_fresh(self.initial_age)
+        self.is_fresh(self.age(Duration::ZERO))
     }
 
     /// For how long it can be of use without a validator: until it is neither fresh nor usable stale.
@@ -108,7 +114,7 @@ impl Terms {
         } else {
             self.stale_while_revalidate().max(self.stale_if_error()).max(rules.stale_on_failure)
         };
-        self.lifetime.saturating_add(stale).saturating_sub(self.initial_age)
+        self.lifetime().saturating_add(stale).saturating_sub(self.age(Duration::ZERO))
     }
 }
 

@@ -45,7 +45,7 @@ pub(crate) fn reuse(
     let too_old =
         request.max_age.is_some_and(|seconds| age > Duration::from_secs(seconds) || seconds == 0);
     let too_short = request.min_fresh.is_some_and(|seconds| {
-        !fresh || terms.lifetime.saturating_sub(age) < Duration::from_secs(seconds)
+        !fresh || terms.lifetime().saturating_sub(age) < Duration::from_secs(seconds)
     });
     if too_old || too_short {
         return Reuse::Validate;
