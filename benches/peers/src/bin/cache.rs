@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! cargo run --release --features cache --bin cache
+//! cargo run --release --features cache --bin cache sockets
 //! ```
 //!
 //! Everything runs in one process, through `oneshot` on a clone of the service, as a server calls it. Each
@@ -9,11 +10,11 @@
 #![allow(unsafe_code, clippy::print_stdout)]
 
 use std::alloc::{GlobalAlloc, Layout, System};
-use std::convert::Infallible;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use axum::Router;
@@ -81,6 +82,20 @@ impl Contender {
     }
 }
 
+struct Synced(Mutex<Body>);
+
+impl http_body::Body for Synced {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<http_body::Frame<Bytes>, axum::Error>>> {
+        Pin::new(self.get_mut().0.get_mut().unwrap()).poll_frame(cx)
+    }
+}
+
 /// The app: three headers, and as many bytes as the path says, which exist already.
 fn routes(wait: Duration) -> Router {
     let one = |size: usize, control: &'static str| {
@@ -125,12 +140,25 @@ fn contenders(wait: Duration) -> Vec<Contender> {
         Contender::new("graceful, around Router", ours().layer(routes(wait))),
         Contender::new("axum-response-cache", routes(wait).layer(response_cache)),
         Contender::new("tower-http-cache", {
-            let service = tower_http_cache.layer(routes(wait));
-            BoxCloneSyncService::new(service.map_response(|response| response.map(Body::new)))
+            // It asks for a body that is Sync, which axum's is not.
+            let routes = ServiceExt::<Request<Body>>::map_response(
+                routes(wait),
+                |response: Response<Body>| response.map(|body| Synced(Mutex::new(body))),
+            );
+            let service = tower_http_cache.layer(routes);
+            let boxed =
+                ServiceExt::<Request<Body>>::map_response(service, |response: Response<_>| {
+                    response.map(Body::new)
+                });
+            BoxCloneSyncService::new(boxed)
         }),
         Contender::new("http-cache-tower-server", {
             let service = server.layer(routes(wait));
-            BoxCloneSyncService::new(service.map_response(|response| response.map(Body::new)))
+            let boxed =
+                ServiceExt::<Request<Body>>::map_response(service, |response: Response<_>| {
+                    response.map(Body::new)
+                });
+            BoxCloneSyncService::new(boxed)
         }),
     ]
 }
@@ -191,7 +219,8 @@ fn allocations(contender: &Contender, path: &str) -> (usize, usize) {
 
 /// Hits per second with as many tasks on two threads.
 fn parallel(contender: &Contender, tasks: usize) -> f64 {
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     runtime.unwrap().block_on(async {
         (contender.call)(request("/1024")).await;
         let start = Instant::now();
@@ -238,10 +267,12 @@ fn misses(contender: &Contender) -> f64 {
 
 /// Milliseconds until a burst of 300 requests for one path is answered; the handler takes 50 ms.
 fn burst(contender: &Contender) -> f64 {
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     runtime.unwrap().block_on(async {
         let start = Instant::now();
-        let all: Vec<_> = (0..300).map(|_| tokio::spawn((contender.call)(request("/1024")))).collect();
+        let all: Vec<_> =
+            (0..300).map(|_| tokio::spawn((contender.call)(request("/1024")))).collect();
         for one in all {
             one.await.unwrap();
         }
@@ -249,8 +280,110 @@ fn burst(contender: &Contender) -> f64 {
     })
 }
 
+/// Serves one app until its standard input ends; says where.
+fn serve(name: &str) {
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    runtime.unwrap().block_on(async {
+        let layer = LruCacheLayer::new(1000);
+        let app = match name {
+            "plain handler" => routes(Duration::ZERO),
+            "graceful, Router::layer" => routes(Duration::ZERO).layer(layer),
+            _ => Router::new().fallback_service(layer.layer(routes(Duration::ZERO))),
+        };
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        println!("{}", listener.local_addr().unwrap());
+        let closed = tokio::task::spawn_blocking(|| std::io::stdin().read_line(&mut String::new()));
+        let serving = tokio::spawn(async move { axum::serve(listener, app).await });
+        let _ = closed.await;
+        serving.abort();
+    });
+}
+
+/// Microseconds of CPU time of the server for each request over 32 kept connections.
+fn sockets(name: &str) -> f64 {
+    use std::io::{BufRead, BufReader};
+    use std::process::{Command, Stdio};
+    let mut child = Command::new(std::env::current_exe().unwrap())
+        .args(["serve", name])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    let address: std::net::SocketAddr = line.trim().parse().unwrap();
+    let ticks = || {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", child.id())).unwrap();
+        let fields: Vec<&str> = stat[stat.rfind(')').unwrap() + 2..].split(' ').collect();
+        fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let load = |count: usize| {
+        runtime.block_on(async {
+            let all: Vec<_> = (0..32)
+                .map(|_| {
+                    tokio::spawn(async move {
+                        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+                        let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
+                        stream.set_nodelay(true).unwrap();
+                        let mut buffer = vec![0; 8192];
+                        for _ in 0..count / 32 {
+                            stream
+                                .write_all(b"GET /1024 HTTP/1.1\r\nhost: h\r\n\r\n")
+                                .await
+                                .unwrap();
+                            let mut read = 0;
+                            loop {
+                                read += stream.read(&mut buffer[read..]).await.unwrap();
+                                let head =
+                                    buffer[..read].windows(4).position(|four| four == b"\r\n\r\n");
+                                if head.is_some_and(|head| read >= head + 4 + 1024) {
+                                    break;
+                                }
+                            }
+                        }
+                    })
+                })
+                .collect();
+            for one in all {
+                one.await.unwrap();
+            }
+        });
+    };
+    load(3200);
+    let before = ticks();
+    let count = 128_000;
+    load(count);
+    // A tick is a hundredth of a second.
+    let used = (ticks() - before) as f64 * 10_000.0 / count as f64;
+    drop(child.stdin.take());
+    let _ = child.wait();
+    used
+}
+
 fn main() {
-    // What panics in a peer must not end the comparison of the others.
+    let arguments: Vec<String> = std::env::args().collect();
+    match arguments.get(1).map(String::as_str) {
+        Some("serve") => return serve(&arguments[2]),
+        Some("sockets") => {
+            println!(
+                "CPU time of the server for each hit of 1 KiB over sockets: us, median of five"
+            );
+            let names = ["plain handler", "graceful, Router::layer", "graceful, around Router"];
+            let mut figures = [const { Vec::new() }; 3];
+            for _ in 0..5 {
+                for (name, figures) in names.iter().zip(&mut figures) {
+                    figures.push(sockets(name));
+                }
+            }
+            for (name, figures) in names.iter().zip(figures) {
+                println!("{name:26} {:6.2}", median(figures));
+            }
+            return;
+        }
+        _ => {}
+    }
     let all = contenders(Duration::ZERO);
     let sizes = ["/100", "/1024", "/1048576"];
     let figures: Vec<Vec<f64>> =
