@@ -67,7 +67,9 @@ impl<K, V, P, S> Shard<K, V, P, S> {
     fn lock(&self) -> MutexGuard<'_, cache::Cache<K, V, P, S>> {
         match self.cache.try_lock() {
             Ok(guard) => guard,
-            Err(_) => self.wait(),
+            // Poison says that user code panicked under the lock; the cache is consistent all the same.
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            Err(TryLockError::WouldBlock) => self.wait(),
         }
     }
 
@@ -84,7 +86,6 @@ impl<K, V, P, S> Shard<K, V, P, S> {
                 Err(TryLockError::WouldBlock) => thread::yield_now(),
             }
         }
-        // Poison says that user code panicked under the lock; the cache is consistent all the same.
         self.cache.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
