@@ -4,6 +4,7 @@ use std::borrow::Borrow;
 use std::fmt;
 use std::hash::{BuildHasher, Hash};
 use std::hint;
+use std::ops::Range;
 use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
 use std::thread;
 use std::time::Duration;
@@ -57,10 +58,14 @@ struct Shard<K, V, P, S> {
     cache: Mutex<cache::Cache<K, V, P, S>>,
 }
 
-/// How often a lock is tried in vain, with twice the pause each time, before the thread yields.
-const SPINS: u32 = 7;
+/// The pauses of a thread that waits for a lock, as powers of two, before it yields.
+///
+/// They are long: meanwhile the holder does many operations on lines that are near it, which is worth more
+/// than a fair share for each, as to carry the lines of a shard from one core to the other takes longer
+/// than an operation.
+const PAUSES: Range<u32> = 4..9;
 /// How often it yields before it sleeps until it is woken.
-const YIELDS: u32 = 3;
+const YIELDS: u32 = 4;
 
 impl<K, V, P, S> Shard<K, V, P, S> {
     #[inline]
@@ -76,14 +81,16 @@ impl<K, V, P, S> Shard<K, V, P, S> {
     /// The lock is held for some tens of nanoseconds: much less than it takes to sleep and be woken.
     #[cold]
     fn wait(&self) -> MutexGuard<'_, cache::Cache<K, V, P, S>> {
-        for round in 0..SPINS + YIELDS {
+        for round in PAUSES.start..PAUSES.end + YIELDS {
+            if round < PAUSES.end {
+                (0..1 << round).for_each(|_| hint::spin_loop());
+            } else {
+                thread::yield_now();
+            }
             match self.cache.try_lock() {
                 Ok(guard) => return guard,
                 Err(TryLockError::Poisoned(poisoned)) => return poisoned.into_inner(),
-                Err(TryLockError::WouldBlock) if round < SPINS => {
-                    (0..1 << round).for_each(|_| hint::spin_loop());
-                }
-                Err(TryLockError::WouldBlock) => thread::yield_now(),
+                Err(TryLockError::WouldBlock) => {}
             }
         }
         self.cache.lock().unwrap_or_else(PoisonError::into_inner)
