@@ -86,7 +86,9 @@ fn slowest<P: Peer<Numbers>>(capacity: usize) -> f64 {
 }
 
 pub fn tail() {
-    println!("\nslowest single insert at 1M entries, microseconds of processor time, the least of 5 runs");
+    println!(
+        "\nslowest single insert at 1M entries, microseconds of processor time, the least of 5 runs"
+    );
     println!("{:>20} | {:.0}", "graceful", slowest::<Ours<u64>>(1_000_000));
     println!("{:>20} | {:.0}", "graceful expirable", slowest::<OursExpirable<u64>>(1_000_000));
     println!("{:>20} | {:.0}", "graceful 2Q", slowest::<OursTwoQueue<u64>>(1_000_000));
