@@ -11,10 +11,7 @@ const CAPACITY: u64 = 1000;
 fn main() {
     let mut parts = std::env::args().skip(1);
     let cell = parts.next().unwrap_or_default();
-    let count: u64 = parts
-        .next()
-        .and_then(|count| count.parse().ok())
-        .unwrap_or(100_000);
+    let count: u64 = parts.next().and_then(|count| count.parse().ok()).unwrap_or(100_000);
     let mut cache = LruCache::new(CAPACITY as usize);
     for key in 0..CAPACITY {
         cache.insert(key, key);

@@ -77,11 +77,7 @@ fn lru_keeps_the_newest() {
     assert_eq!((cache.len(), cache.capacity()), (128, 128));
     let evicted = log.lock().unwrap().clone();
     assert_eq!(evicted.len(), 128);
-    assert!(
-        evicted
-            .iter()
-            .all(|(k, v, cause)| k == v && *cause == Cause::Capacity)
-    );
+    assert!(evicted.iter().all(|(k, v, cause)| k == v && *cause == Cause::Capacity));
     for (at, key) in keys(&cache).into_iter().enumerate() {
         assert_eq!(key as usize, at + 128);
         assert_eq!(cache.get(&key), Some(&key));
@@ -166,16 +162,8 @@ fn a_second_add_evicts_nothing() {
     type Add = fn(&mut LruCache<u32, u32>, u32) -> bool;
     let forms: [(Add, [u32; 2], u32); 3] = [
         (|cache, key| cache.add(key, key), [2, 1], 2),
-        (
-            |cache, key| cache.contains_or_add(key, key) == OrAdd::Added { evicted: true },
-            [1, 2],
-            1,
-        ),
-        (
-            |cache, key| cache.peek_or_add(key, key) == OrAdd::Added { evicted: true },
-            [1, 2],
-            1,
-        ),
+        (|cache, key| cache.contains_or_add(key, key) == OrAdd::Added { evicted: true }, [1, 2], 1),
+        (|cache, key| cache.peek_or_add(key, key) == OrAdd::Added { evicted: true }, [1, 2], 1),
     ];
     for (add, order, leaves) in forms {
         let (builder, log) = logged(2);
@@ -216,9 +204,7 @@ fn peek_or_add_does_not_touch() {
 fn random_steps(mut step: impl FnMut(u32, u64)) {
     let mut state = 1_u64;
     for _ in 0..if cfg!(miri) { 500 } else { 200_000 } {
-        state = state
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1);
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
         step((state >> 40) as u32 % 512, (state >> 33) % 3);
     }
 }
@@ -421,10 +407,7 @@ fn expirable_without_times_is_lru() {
     let (mut cache, clock, _) = timed(0, 0);
     cache.insert("key1", "val1");
     clock.advance(Duration::from_secs(1 << 40));
-    assert_eq!(
-        (cache.len(), cache.peek("key1"), cache.peek("key2")),
-        (1, Some(&"val1"), None)
-    );
+    assert_eq!((cache.len(), cache.peek("key1"), cache.peek("key2")), (1, Some(&"val1"), None));
     assert!(cache.contains("key1") && !cache.contains("key2"));
     assert!(cache.keys().eq(&["key1"]));
     assert_eq!(cache.resize(0), 0, "no bound");
@@ -518,10 +501,7 @@ fn an_expired_entry_is_never_shown() {
     for millis in 0..10 {
         let live = millis <= 5;
         assert_eq!(cache.get("key1").is_some(), live);
-        assert_eq!(
-            (cache.contains("key1"), cache.keys().count() == 1),
-            (live, live)
-        );
+        assert_eq!((cache.contains("key1"), cache.keys().count() == 1), (live, live));
         clock.advance(Duration::from_millis(1));
     }
     assert_eq!(cache.len(), 0, "and it left");
@@ -607,13 +587,7 @@ fn deviations() {
     assert!(TwoQueueCache::<u32, u32>::try_new(0).is_err());
     assert!(AdaptiveCache::<u32, u32>::try_new(0).is_err());
     assert!(sync::Cache::<u32, u32>::try_new(0).is_err());
-    for ratios in [
-        (-0.1, 0.5),
-        (1.1, 0.5),
-        (0.5, -0.1),
-        (0.5, 1.1),
-        (f64::NAN, 0.5),
-    ] {
+    for ratios in [(-0.1, 0.5), (1.1, 0.5), (0.5, -0.1), (0.5, 1.1), (f64::NAN, 0.5)] {
         assert!(!TwoQueue::new(ratios.0, ratios.1).unwrap_err().is_capacity());
     }
 
@@ -651,9 +625,6 @@ fn deviations() {
     *slot.lock().unwrap() = Some(Arc::clone(&cache));
     cache.insert(1, 1);
     cache.insert(2, 2);
-    assert_eq!(
-        (cache.peek(&12), calls.load(Ordering::Relaxed)),
-        (Some(2), 3)
-    );
+    assert_eq!((cache.peek(&12), calls.load(Ordering::Relaxed)), (Some(2), 3));
     slot.lock().unwrap().take();
 }

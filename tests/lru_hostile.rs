@@ -141,10 +141,7 @@ fn at_each_call<P: Policy + graceful::lru::Evicts<Bomb>>(policy: impl Fn() -> P)
         let over = catch_unwind(AssertUnwindSafe(|| drop(cache))).is_ok() && FUSE.get() > 0;
         FUSE.set(0);
         let alive = ALIVE.with_borrow(BTreeSet::len);
-        assert_eq!(
-            alive, 0,
-            "something was not dropped, with a fuse of {length}"
-        );
+        assert_eq!(alive, 0, "something was not dropped, with a fuse of {length}");
         if over {
             assert!(burnt > if cfg!(miri) { 3 } else { 200 });
             return;
@@ -177,9 +174,8 @@ fn a_panic_anywhere_leaves_a_whole_cache_and_drops_all_once() {
 fn locks_are_not_poisoned() {
     let cache = sync::Cache::exact(2);
     cache.insert(1, 1);
-    let panicked = catch_unwind(AssertUnwindSafe(|| {
-        cache.get_with(&1, |_| panic!("in the closure"))
-    }));
+    let panicked =
+        catch_unwind(AssertUnwindSafe(|| cache.get_with(&1, |_| panic!("in the closure"))));
     assert!(panicked.is_err());
     assert_eq!(cache.get(&1), Some(1));
     let panicked = catch_unwind(AssertUnwindSafe(|| {
@@ -285,10 +281,7 @@ fn one_hash_for_all_keys_is_slow_and_right() {
 #[test]
 fn capacities_of_nothing_and_of_everything() {
     let mut none = LruCache::new(0);
-    assert_eq!(
-        (none.insert(1, 1), none.add(1, 1), none.push(1, 1)),
-        (None, true, Some((1, 1)))
-    );
+    assert_eq!((none.insert(1, 1), none.add(1, 1), none.push(1, 1)), (None, true, Some((1, 1))));
     assert_eq!(none.get_or_insert_with(1, || 1), None);
     assert_eq!(none.len(), 0);
     none.validate();
@@ -330,10 +323,7 @@ fn weights_of_nothing_and_of_too_much() {
     // Too heavy: neither it nor what it was to replace stays.
     assert_eq!(cache.insert(9, 11), Some(10));
     assert_eq!(cache.insert(8, usize::MAX), None);
-    assert_eq!(
-        *log.lock().unwrap(),
-        [(9, Cause::Rejected), (8, Cause::Rejected)]
-    );
+    assert_eq!(*log.lock().unwrap(), [(9, Cause::Rejected), (8, Cause::Rejected)]);
     // To grow in place makes others go, and never itself.
     cache.purge();
     log.lock().unwrap().clear();
@@ -345,9 +335,8 @@ fn weights_of_nothing_and_of_too_much() {
     cache.validate();
 
     // Sums beyond what a number can hold.
-    let mut huge = LruCache::builder(usize::MAX)
-        .weigher(|_: &u32, _: &u32| usize::MAX / 2 + 1)
-        .build();
+    let mut huge =
+        LruCache::builder(usize::MAX).weigher(|_: &u32, _: &u32| usize::MAX / 2 + 1).build();
     (0..3).for_each(|key| {
         huge.insert(key, key);
         huge.validate();
@@ -355,9 +344,8 @@ fn weights_of_nothing_and_of_too_much() {
     assert_eq!(huge.len(), 1);
 
     // Ghosts of entries that weigh nothing come to an end.
-    let mut ghosts = AdaptiveCache::builder(10)
-        .weigher(|key: &u32, _: &u32| (*key % 2) as usize * 10)
-        .build();
+    let mut ghosts =
+        AdaptiveCache::builder(10).weigher(|key: &u32, _: &u32| (*key % 2) as usize * 10).build();
     (0..1000).for_each(|key| {
         ghosts.insert(key, key);
     });
@@ -373,10 +361,8 @@ fn weights_of_nothing_and_of_too_much() {
 #[test]
 fn expired_entries_leave_with_the_writes() {
     let clock = Arc::new(graceful::lru::ManualClock::new());
-    let mut cache = ExpirableCache::builder(0)
-        .ttl(Duration::from_secs(1))
-        .clock(clock.clone())
-        .build();
+    let mut cache =
+        ExpirableCache::builder(0).ttl(Duration::from_secs(1)).clock(clock.clone()).build();
     (0..1000).for_each(|key| {
         cache.insert(key, key);
     });
@@ -385,10 +371,7 @@ fn expired_entries_leave_with_the_writes() {
     assert_eq!(cache.iter().count(), 0);
     for step in 1..=100 {
         cache.insert(1_000_000 + step, 0);
-        assert!(
-            cache.len() <= 1000 + step - 8 * step.min(125),
-            "eight for each write"
-        );
+        assert!(cache.len() <= 1000 + step - 8 * step.min(125), "eight for each write");
     }
     cache.evict_expired();
     assert_eq!(cache.len(), 100);
@@ -416,10 +399,7 @@ fn threads_see_what_was_written() {
             scope.spawn(move || {
                 barrier.wait();
                 for step in 0..steps {
-                    let number = thread
-                        .wrapping_add(step)
-                        .wrapping_mul(0x9E37_79B9_7F4A_7C15)
-                        >> 7;
+                    let number = thread.wrapping_add(step).wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 7;
                     let key = number % 200;
                     if let Some(value) = cache.get(&key) {
                         assert_eq!(*value % 1000, key);
@@ -465,10 +445,7 @@ fn a_value_is_made_without_a_lock_and_the_first_wins() {
     });
     assert_eq!(value, "first");
     assert_eq!(cache.try_get_or_insert_with(2, || Err(())), Err(()));
-    assert_eq!(
-        cache.try_get_or_insert_with(2, || Ok::<_, ()>("made")),
-        Ok("made")
-    );
+    assert_eq!(cache.try_get_or_insert_with(2, || Ok::<_, ()>("made")), Ok("made"));
     assert_eq!(cache.len(), 2);
 }
 

@@ -45,11 +45,7 @@ struct Model {
 }
 
 fn weigh(value: u32) -> usize {
-    if value.is_multiple_of(41) {
-        1000
-    } else {
-        value as usize % 5
-    }
+    if value.is_multiple_of(41) { 1000 } else { value as usize % 5 }
 }
 
 impl Model {
@@ -111,11 +107,7 @@ impl Model {
     fn touch(&mut self, key: u8) -> Option<u32> {
         let item = self.take(key)?;
         let value = item.value;
-        let to = if self.kind == Kind::Lru {
-            RECENT
-        } else {
-            FREQUENT
-        };
+        let to = if self.kind == Kind::Lru { RECENT } else { FREQUENT };
         self.lists[to].push(item);
         Some(value)
     }
@@ -179,11 +171,7 @@ impl Model {
         }
         if let Some(old) = self.take(key) {
             self.make_room(weight, false, Cause::Capacity);
-            let to = if self.kind == Kind::Lru {
-                RECENT
-            } else {
-                FREQUENT
-            };
+            let to = if self.kind == Kind::Lru { RECENT } else { FREQUENT };
             self.lists[to].push(item);
             return Some(old.value);
         }
@@ -319,10 +307,7 @@ impl Ends for Lru {
         let list = &mut model.lists[RECENT];
         let pair = |item: &Item| (item.key, item.value);
         match op {
-            Op::Oldest => assert_eq!(
-                cache.oldest().map(|(k, v)| (*k, *v)),
-                list.first().map(pair)
-            ),
+            Op::Oldest => assert_eq!(cache.oldest().map(|(k, v)| (*k, *v)), list.first().map(pair)),
             Op::Newest => assert_eq!(cache.newest().map(|(k, v)| (*k, *v)), list.last().map(pair)),
             Op::RemoveOldest => {
                 assert_eq!(cache.remove_oldest(), !list.is_empty());
@@ -341,8 +326,7 @@ impl Ends for Lru {
             Op::Demote(key) => {
                 let item = model.take(*key);
                 assert_eq!(cache.demote(key), item.is_some());
-                item.into_iter()
-                    .for_each(|item| model.lists[RECENT].insert(0, item));
+                item.into_iter().for_each(|item| model.lists[RECENT].insert(0, item));
             }
             _ => {}
         }
@@ -387,10 +371,7 @@ fn apply<P: Ends + Evicts<u8>>(
         }
         Op::GetByHash(key) => {
             let hash = std::hash::BuildHasher::hash_one(cache.hasher(), key);
-            assert_eq!(
-                cache.get_by_hash(hash, |k| *k == key).copied(),
-                model.touch(key)
-            );
+            assert_eq!(cache.get_by_hash(hash, |k| *k == key).copied(), model.touch(key));
         }
         Op::Peek(key) => {
             assert_eq!(cache.peek(&key).copied(), model.peek(key));
@@ -410,9 +391,7 @@ fn apply<P: Ends + Evicts<u8>>(
                 Some(_) => OrAdd::Present(()),
                 None => {
                     model.insert(key, value);
-                    OrAdd::Added {
-                        evicted: model.left.len() > before,
-                    }
+                    OrAdd::Added { evicted: model.left.len() > before }
                 }
             };
             assert_eq!(cache.contains_or_add(key, value), expected);
@@ -424,26 +403,18 @@ fn apply<P: Ends + Evicts<u8>>(
                 Some(value) => OrAdd::Present(value),
                 None => {
                     model.insert(key, value);
-                    OrAdd::Added {
-                        evicted: model.left.len() > before,
-                    }
+                    OrAdd::Added { evicted: model.left.len() > before }
                 }
             };
             assert_eq!(cache.peek_or_add(key, value), expected);
         }
         Op::GetOrInsert(key) => {
             let expected = get_or_insert(model, key, value);
-            assert_eq!(
-                cache.get_or_insert_with(key, || value).map(|v| *v),
-                expected
-            );
+            assert_eq!(cache.get_or_insert_with(key, || value).map(|v| *v), expected);
         }
         Op::GetOrInsertRef(key) => {
             let expected = get_or_insert(model, key, value);
-            assert_eq!(
-                cache.get_or_insert_ref(&key, || value).map(|v| *v),
-                expected
-            );
+            assert_eq!(cache.get_or_insert_ref(&key, || value).map(|v| *v), expected);
         }
         Op::TryGetOrInsert(key, fails) => {
             let expected = match model.touch(key) {
@@ -452,9 +423,7 @@ fn apply<P: Ends + Evicts<u8>>(
                 None => Ok(get_or_insert(model, key, value)),
             };
             let make = || if fails { Err(()) } else { Ok(value) };
-            let got = cache
-                .try_get_or_insert_with(key, make)
-                .map(|v| v.map(|v| *v));
+            let got = cache.try_get_or_insert_with(key, make).map(|v| v.map(|v| *v));
             assert_eq!(got, expected);
         }
         Op::EntryInsert(key) => {
@@ -464,10 +433,7 @@ fn apply<P: Ends + Evicts<u8>>(
             };
             let entry = cache.entry(key);
             assert_eq!(*entry.key(), key);
-            assert_eq!(
-                entry.and_modify(|_| ()).or_insert(value).map(|v| *v),
-                expected
-            );
+            assert_eq!(entry.and_modify(|_| ()).or_insert(value).map(|v| *v), expected);
         }
         Op::EntryRemove(key) => {
             let expected = model.take(key).map(|item| item.value);
@@ -489,18 +455,13 @@ fn apply<P: Ends + Evicts<u8>>(
             for list in model.order() {
                 let gone =
                     model.lists[list].extract_if(.., |item| item.key.is_multiple_of(divisor));
-                model
-                    .left
-                    .extend(gone.map(|item| (item.key, item.value, Cause::Removed)));
+                model.left.extend(gone.map(|item| (item.key, item.value, Cause::Removed)));
             }
         }
         Op::Resize(capacity) => assert_eq!(cache.resize(capacity), model.resize(capacity)),
         Op::Purge => {
             cache.purge();
-            let purged = model
-                .items()
-                .into_iter()
-                .map(|(key, value)| (key, value, Cause::Purged));
+            let purged = model.items().into_iter().map(|(key, value)| (key, value, Cause::Purged));
             model.left.extend(purged);
             model.lists = Default::default();
             model.ghosts = Default::default();
@@ -576,13 +537,7 @@ fn run<P: Ends + Evicts<u8>>(policy: P, kind: Kind, weighted: bool, capacity: us
         assert_eq!(*log.lock().unwrap(), model.left, "after {op:?}");
         let items: Vec<_> = cache.iter().map(|(key, value)| (*key, *value)).collect();
         assert_eq!(items, model.items(), "after {op:?}");
-        assert!(
-            cache
-                .iter()
-                .rev()
-                .map(|(k, v)| (*k, *v))
-                .eq(items.iter().rev().copied())
-        );
+        assert!(cache.iter().rev().map(|(k, v)| (*k, *v)).eq(items.iter().rev().copied()));
         assert!(cache.keys().copied().eq(items.iter().map(|pair| pair.0)));
         assert!(cache.values().copied().eq(items.iter().map(|pair| pair.1)));
         assert_eq!(cache.len(), items.len());
@@ -688,11 +643,7 @@ fn run_timed(ttl: u64, ops: &[Timed]) {
         let value = at as u32;
         let is_over = |deadline: u64, seen: u64| !paused && seen > deadline;
         let until = |ttl: u64| {
-            if ttl == 0 {
-                u64::MAX
-            } else {
-                seen.saturating_add(ttl)
-            }
+            if ttl == 0 { u64::MAX } else { seen.saturating_add(ttl) }
         };
         match *op {
             Timed::Insert(key) => {
@@ -704,9 +655,7 @@ fn run_timed(ttl: u64, ops: &[Timed]) {
                 model.insert(key, (value, until(ttl)));
             }
             Timed::Get(key) | Timed::Peek(key) => {
-                let live = model
-                    .get(&key)
-                    .filter(|(_, deadline)| !is_over(*deadline, seen));
+                let live = model.get(&key).filter(|(_, deadline)| !is_over(*deadline, seen));
                 let got = match op {
                     Timed::Get(_) => cache.get(&key),
                     _ => cache.peek(&key),
@@ -715,9 +664,7 @@ fn run_timed(ttl: u64, ops: &[Timed]) {
                 assert_eq!(cache.contains(&key), live.is_some());
             }
             Timed::Remove(key) => {
-                let live = model
-                    .get(&key)
-                    .is_some_and(|(_, deadline)| !is_over(*deadline, seen));
+                let live = model.get(&key).is_some_and(|(_, deadline)| !is_over(*deadline, seen));
                 assert_eq!(cache.remove(&key), live);
                 if live {
                     model.remove(&key);
@@ -737,10 +684,7 @@ fn run_timed(ttl: u64, ops: &[Timed]) {
                 // The wheel turns once in 2^20 ns: what expired since may still be there.
                 let recent = model.values().filter(|entry| seen >> 20 <= entry.1 >> 20);
                 assert!(cache.len() >= live.count(), "an entry is lost");
-                assert!(
-                    paused || cache.len() <= recent.count(),
-                    "an expired entry stays"
-                );
+                assert!(paused || cache.len() <= recent.count(), "an expired entry stays");
             }
             Timed::Pause(pause) => {
                 // What has left while expiry ran does not come back.
@@ -766,26 +710,13 @@ fn run_timed(ttl: u64, ops: &[Timed]) {
         let shown: BTreeMap<u8, u32> = cache.iter().map(|(key, value)| (*key, *value)).collect();
         seen = seen.max(now);
         let is_over = |deadline: u64| !paused && seen > deadline;
-        let shown = if paused {
-            shown
-        } else {
-            cache.iter().map(|(k, v)| (*k, *v)).collect()
-        };
-        let live = model
-            .iter()
-            .filter(|(_, (_, deadline))| !is_over(*deadline));
-        assert_eq!(
-            shown,
-            live.map(|(key, (value, _))| (*key, *value)).collect(),
-            "after {op:?}"
-        );
+        let shown = if paused { shown } else { cache.iter().map(|(k, v)| (*k, *v)).collect() };
+        let live = model.iter().filter(|(_, (_, deadline))| !is_over(*deadline));
+        assert_eq!(shown, live.map(|(key, (value, _))| (*key, *value)).collect(), "after {op:?}");
         cache.validate();
         for (_, _, cause) in log.lock().unwrap().drain(..) {
             due += usize::from(cause == Cause::Expired);
-            assert!(matches!(
-                cause,
-                Cause::Expired | Cause::Removed | Cause::Purged
-            ));
+            assert!(matches!(cause, Cause::Expired | Cause::Removed | Cause::Purged));
         }
     }
     assert!(due <= ops.len());
@@ -831,10 +762,7 @@ fn strings_by_borrowed_keys_are_the_same() {
         cache.validate();
         cache.values().copied().collect()
     }
-    assert_eq!(
-        churn(|number| number),
-        churn(|number| format!("key {number}"))
-    );
+    assert_eq!(churn(|number| number), churn(|number| format!("key {number}")));
     let mut cache: LruCache<String, u32> = LruCache::new(2);
     assert_eq!(cache.get_or_insert_ref("one", || 1), Some(&mut 1));
     assert_eq!(cache.get("one"), Some(&1));

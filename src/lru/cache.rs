@@ -228,11 +228,7 @@ impl<K: Hash + Eq, V, P: Policy, S: BuildHasher> Cache<K, V, P, S> {
         P: Evicts<K>,
         K: Clone,
     {
-        let mut sink = Keep {
-            kept: None,
-            clone_key: P::CLONE_KEY,
-            rest: self.core.report(),
-        };
+        let mut sink = Keep { kept: None, clone_key: P::CLONE_KEY, rest: self.core.report() };
         let copy = key.clone();
         let (_, previous) = self.write_now(key, value, &mut sink);
         let Keep { kept, mut rest, .. } = sink;
@@ -267,9 +263,7 @@ impl<K: Hash + Eq, V, P: Policy, S: BuildHasher> Cache<K, V, P, S> {
         let mut sink = self.core.report();
         let deadline = self.policy.deadline();
         drop(self.write(hash, key, value, deadline, &mut sink));
-        OrAdd::Added {
-            evicted: sink.evicted > 0,
-        }
+        OrAdd::Added { evicted: sink.evicted > 0 }
     }
 
     /// The value of a key, made and added when it is not there; a use either way.
@@ -319,16 +313,8 @@ impl<K: Hash + Eq, V, P: Policy, S: BuildHasher> Cache<K, V, P, S> {
     pub fn entry(&mut self, key: K) -> Entry<'_, K, V, P, S> {
         let hash = self.core.hasher.hash_one(&key);
         match self.use_entry(hash, |held| *held == key) {
-            Some(id) => Entry::Occupied(OccupiedEntry {
-                cache: self,
-                id,
-                hash,
-            }),
-            None => Entry::Vacant(VacantEntry {
-                cache: self,
-                key,
-                hash,
-            }),
+            Some(id) => Entry::Occupied(OccupiedEntry { cache: self, id, hash }),
+            None => Entry::Vacant(VacantEntry { cache: self, key, hash }),
         }
     }
 
@@ -416,8 +402,7 @@ impl<K: Hash + Eq, V, P: Policy, S: BuildHasher> Cache<K, V, P, S> {
         let capacity = P::bound(capacity);
         self.policy.set_capacity(capacity);
         let spare = self.core.capacity.saturating_sub(capacity);
-        self.policy
-            .make_room(&mut self.core, spare, None, Cause::Resized, sink);
+        self.policy.make_room(&mut self.core, spare, None, Cause::Resized, sink);
         debug_assert!(self.core.len() <= before);
         self.core.capacity = capacity;
         self.policy.trim_ghosts(&mut self.core);
@@ -428,8 +413,7 @@ impl<K: Hash + Eq, V, P: Policy, S: BuildHasher> Cache<K, V, P, S> {
     pub fn purge(&mut self) {
         let mut sink = self.core.report();
         let order = self.policy.order();
-        self.core
-            .purge(order, |key, value| sink.entry(key, value, Cause::Purged));
+        self.core.purge(order, |key, value| sink.entry(key, value, Cause::Purged));
     }
 
     /// Allocates for `entries` entries in all now and not at the first writes.
@@ -550,11 +534,7 @@ impl<K: Hash + Eq, V, P: Policy, S: BuildHasher> Cache<K, V, P, S> {
         deadline: u64,
         sink: &mut T,
     ) -> (Option<Id>, Option<V>) {
-        let weight = if T::PLAIN {
-            1
-        } else {
-            self.core.weigh(&key, &value)
-        };
+        let weight = if T::PLAIN { 1 } else { self.core.weigh(&key, &value) };
         if P::EXPIRES {
             self.sweep(SWEEP, sink);
             self.core.deadline = deadline;
@@ -566,9 +546,7 @@ impl<K: Hash + Eq, V, P: Policy, S: BuildHasher> Cache<K, V, P, S> {
             return (None, previous.map(into_value));
         }
         let Some(id) = self.core.store.find(hash, |held| *held == key) else {
-            let id = self
-                .policy
-                .admit(&mut self.core, hash, key, value, weight, sink);
+            let id = self.policy.admit(&mut self.core, hash, key, value, weight, sink);
             return (Some(id), None);
         };
         if P::LISTS > 1 && self.core.is_ghost(id) {
@@ -578,9 +556,7 @@ impl<K: Hash + Eq, V, P: Policy, S: BuildHasher> Cache<K, V, P, S> {
         if P::EXPIRES && self.is_expired(id, self.policy.now()) {
             let (old_key, old_value) = self.core.take_hashed(id, hash);
             sink.entry(old_key, old_value, Cause::Expired);
-            let id = self
-                .policy
-                .admit(&mut self.core, hash, key, value, weight, sink);
+            let id = self.policy.admit(&mut self.core, hash, key, value, weight, sink);
             return (Some(id), None);
         }
         self.policy.touch(&mut self.core, id);
@@ -603,10 +579,7 @@ impl<K: Hash + Eq, V, P: Policy, S: BuildHasher> Cache<K, V, P, S> {
         weight: usize,
         sink: &mut impl Sink<K, V>,
     ) -> (Option<Id>, Option<V>) {
-        if self
-            .core
-            .fits(weight.saturating_sub(self.core.weight_of(id)))
-        {
+        if self.core.fits(weight.saturating_sub(self.core.weight_of(id))) {
             drop(key);
             let previous = self.core.replace(id, value, weight);
             return (Some(id), Some(previous));
@@ -614,8 +587,7 @@ impl<K: Hash + Eq, V, P: Policy, S: BuildHasher> Cache<K, V, P, S> {
         // It grew: taken out while others go, so that it is none of them.
         let list = self.core.list_of(id);
         let (_, previous) = self.core.take_hashed(id, hash);
-        self.policy
-            .make_room(&mut self.core, weight, None, Cause::Capacity, sink);
+        self.policy.make_room(&mut self.core, weight, None, Cause::Capacity, sink);
         let most = self.policy.most(self.core.capacity);
         let id = self.core.push(list, hash, key, value, weight, most);
         (Some(id), Some(previous))
@@ -748,10 +720,7 @@ impl<K: Hash + Eq + Clone, V: Clone, P: Policy, S: BuildHasher + Clone> Clone
         core.wheel = P::EXPIRES.then(|| Box::new(Wheel::new()));
         core.settle();
         core.copy_entries(&self.core, P::LISTS, self.policy.most(self.core.capacity));
-        Self {
-            core,
-            policy: self.policy.clone(),
-        }
+        Self { core, policy: self.policy.clone() }
     }
 }
 

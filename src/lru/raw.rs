@@ -67,12 +67,7 @@ struct Chunk {
 }
 
 impl Chunk {
-    const EMPTY: Self = Self {
-        upper: [0; SLOTS],
-        passed: 0,
-        lower: [0; SLOTS],
-        unused: 0,
-    };
+    const EMPTY: Self = Self { upper: [0; SLOTS], passed: 0, lower: [0; SLOTS], unused: 0 };
 
     #[inline(always)]
     fn slot(&self, at: u32) -> u32 {
@@ -250,11 +245,7 @@ impl Index {
 
     #[inline(always)]
     fn after(&self, at: usize) -> usize {
-        if at + 1 == self.chunks.len() {
-            0
-        } else {
-            at + 1
-        }
+        if at + 1 == self.chunks.len() { 0 } else { at + 1 }
     }
 
     #[inline(always)]
@@ -401,12 +392,7 @@ struct Node<K, V> {
 
 impl<K, V> Node<K, V> {
     fn new(prev: u32, next: u32) -> Self {
-        Self {
-            prev,
-            next,
-            key: MaybeUninit::uninit(),
-            value: MaybeUninit::uninit(),
-        }
+        Self { prev, next, key: MaybeUninit::uninit(), value: MaybeUninit::uninit() }
     }
 }
 
@@ -429,9 +415,7 @@ impl<K, V> Store<K, V> {
         debug_assert!((1..=LISTS).contains(&lists));
         Self {
             index: Index::for_nodes(0),
-            nodes: (0..lists as u32)
-                .map(|list| Node::new(list, list))
-                .collect(),
+            nodes: (0..lists as u32).map(|list| Node::new(list, list)).collect(),
             free: NONE,
             lists: lists as u32,
             limit: lists,
@@ -511,10 +495,7 @@ impl<K, V> Store<K, V> {
     /// Makes room for `entries` entries and ghosts in all. User code may panic in `hash`: then nothing changed.
     pub(crate) fn grow(&mut self, entries: usize, hash: impl Fn(&K) -> u64) {
         let limit = entries.saturating_add(self.lists as usize).min(MAX_NODES);
-        assert!(
-            limit > self.nodes.len(),
-            "a cache holds at most 4 billion entries"
-        );
+        assert!(limit > self.nodes.len(), "a cache holds at most 4 billion entries");
         self.nodes.reserve_exact(limit - self.nodes.len());
         let mut index = Index::for_nodes(limit);
         for list in 0..self.lists {
@@ -753,11 +734,7 @@ impl<K, V> Store<K, V> {
         }
         debug_assert!(lists.len() == 1 || lists.len() == 2 && lists[0] != lists[1]);
         let nodes = self.nodes.as_mut_ptr();
-        ends.map(|ends| WalkMut {
-            nodes,
-            ends,
-            borrows: PhantomData,
-        })
+        ends.map(|ends| WalkMut { nodes, ends, borrows: PhantomData })
     }
 
     /// Takes the oldest entry off a list without telling the index, on the way to [`Store::reset`] or the
@@ -799,10 +776,7 @@ impl<K, V> Store<K, V> {
             let (mut before, mut id) = (list, self.node(list).next);
             while id != list {
                 assert!(id >= self.lists, "a list runs into another one");
-                assert!(
-                    !mem::replace(&mut held[id as usize], true),
-                    "a node is held twice"
-                );
+                assert!(!mem::replace(&mut held[id as usize], true), "a node is held twice");
                 assert_eq!(self.node(id).prev, before, "links disagree");
                 count += 1;
                 (before, id) = (id, self.node(id).next);
@@ -811,23 +785,13 @@ impl<K, V> Store<K, V> {
         }
         let mut free = self.free;
         while free != NONE {
-            assert!(
-                !mem::replace(&mut held[free as usize], true),
-                "a free node is held"
-            );
+            assert!(!mem::replace(&mut held[free as usize], true), "a free node is held");
             assert!(self.is_free(free), "a free node has no mark");
             free = self.node(free).next;
         }
-        let lost = held
-            .iter()
-            .skip(self.lists as usize)
-            .filter(|held| !**held)
-            .count();
+        let lost = held.iter().skip(self.lists as usize).filter(|held| !**held).count();
         assert_eq!(lost, 0, "nodes are neither free nor held");
-        assert!(
-            self.nodes.len() <= self.limit,
-            "more nodes than the index is made for"
-        );
+        assert!(self.nodes.len() <= self.limit, "more nodes than the index is made for");
         self.validate_index(count, hash);
     }
 
@@ -843,14 +807,8 @@ impl<K, V> Store<K, V> {
                 }
                 filled += 1;
                 let id = slot & index.id_bits;
-                assert!(
-                    id >= self.lists && !self.is_free(id),
-                    "the index names a free node"
-                );
-                assert!(
-                    !mem::replace(&mut seen[id as usize], true),
-                    "a node is indexed twice"
-                );
+                assert!(id >= self.lists && !self.is_free(id), "the index names a free node");
+                assert!(!mem::replace(&mut seen[id as usize], true), "a node is indexed twice");
                 let Some(hash) = hash else { continue };
                 let hash = hash(self.key(Id(id)));
                 assert_eq!(slot, index.slot(hash, id), "a slot disagrees");
@@ -864,10 +822,7 @@ impl<K, V> Store<K, V> {
         assert_eq!(filled, count, "index and lists disagree");
         if hash.is_some() && index.exact {
             let counts = index.chunks.iter().map(|chunk| chunk.passed);
-            assert!(
-                counts.eq(passed),
-                "a chunk counts others than those who passed it"
-            );
+            assert!(counts.eq(passed), "a chunk counts others than those who passed it");
         }
     }
 }

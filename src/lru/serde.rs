@@ -60,12 +60,8 @@ where
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut from: A) -> Result<Self::Value, A::Error> {
-        let capacity = from
-            .next_element()?
-            .ok_or_else(|| A::Error::missing_field("capacity"))?;
-        let entries = from
-            .next_element()?
-            .ok_or_else(|| A::Error::missing_field("entries"))?;
+        let capacity = from.next_element()?.ok_or_else(|| A::Error::missing_field("capacity"))?;
+        let entries = from.next_element()?.ok_or_else(|| A::Error::missing_field("entries"))?;
         Ok(fill(capacity, entries))
     }
 
