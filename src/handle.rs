@@ -1,5 +1,6 @@
 use std::{
-    fmt,
+    fmt, io,
+    os::fd::{AsFd, OwnedFd},
     sync::{Arc, OnceLock},
 };
 
@@ -39,6 +40,8 @@ struct Shared {
     active: watch::Sender<bool>,
     /// Known once the server runs: the generation, or `None` in a single process.
     generation: OnceLock<Option<u64>>,
+    /// Held from the question for a kept descriptor until it is known: two at once would both bind.
+    keeping: tokio::sync::Mutex<()>,
 }
 
 #[derive(Debug)]
@@ -51,6 +54,16 @@ pub(crate) enum Command {
     ReloadAndTell(oneshot::Sender<Result<u64, String>>),
     /// To the binary before; and say how it went, if somebody asks.
     Rollback(Option<oneshot::Sender<Result<u64, String>>>),
+    /// For what is kept under this name.
+    Fetch {
+        name: String,
+        answer: oneshot::Sender<Option<OwnedFd>>,
+    },
+    /// Keep this for the workers to come.
+    Keep {
+        name: String,
+        fd: OwnedFd,
+    },
     Stop,
 }
 
@@ -62,6 +75,7 @@ impl Handle {
             drain: Drain::new(),
             active: watch::Sender::new(false),
             generation: OnceLock::new(),
+            keeping: tokio::sync::Mutex::default(),
         };
         (Self { shared: Arc::new(shared) }, receiver)
     }
@@ -137,6 +151,64 @@ impl Handle {
     pub fn stop(&self) {
         // Nobody listens when it has ended already, which is what was asked for.
         let _ = self.shared.commands.send(Command::Stop);
+    }
+
+    /// Gives the socket, or whatever else has a descriptor, that the application keeps under a name
+    /// across reloads. The first worker that asks binds it; the master holds a copy, and each later
+    /// worker gets that same socket: for UDP, where nothing that arrives meanwhile is lost, or for a
+    /// listener of another protocol.
+    ///
+    /// Waits until the server runs. In a single process, and after a restart of the whole server, it
+    /// just calls `bind`. The old and the new worker share the socket while both run: each should stop
+    /// to read when it is [`draining`](Self::draining). What a generation and the one after it have not
+    /// asked for is closed.
+    ///
+    /// # Example
+    ///
+    /// ```no_run
+    /// use std::net::UdpSocket;
+    ///
+    /// # async fn f(handle: graceful::Handle) -> Result<(), Box<dyn std::error::Error>> {
+    /// let bind = || UdpSocket::bind("0.0.0.0:5353");
+    /// let socket: UdpSocket = handle.socket("dns", bind).await?;
+    /// // The flag belongs to the socket, not to the process: every generation needs the same.
+    /// socket.set_nonblocking(true)?;
+    /// let socket = tokio::net::UdpSocket::from_std(socket)?;
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`is_bind`](Error::is_bind) with the error of `bind`; [`is_no_master`](Error::is_no_master) in
+    /// the master, which serves nothing, and when the server has ended.
+    ///
+    /// # Cancel safety
+    ///
+    /// May be dropped and called again at any time.
+    pub async fn socket<S>(
+        &self,
+        name: impl Into<String>,
+        bind: impl FnOnce() -> io::Result<S>,
+    ) -> Result<S, Error>
+    where
+        S: From<OwnedFd> + AsFd,
+    {
+        let name = name.into();
+        let nobody =
+            || Error::new(Kind::NoMaster, format!("cannot keep {name}: no worker runs here"));
+        let _one = self.shared.keeping.lock().await;
+        let (answer, answered) = oneshot::channel();
+        let fetch = Command::Fetch { name: name.clone(), answer };
+        self.shared.commands.send(fetch).map_err(|_| nobody())?;
+        if let Some(fd) = answered.await.map_err(|_| nobody())? {
+            return Ok(fd.into());
+        }
+        let failed = |error| Error::new(Kind::Bind, format!("cannot bind {name}")).because(error);
+        let socket = bind().map_err(failed)?;
+        let fd = socket.as_fd().try_clone_to_owned().map_err(failed)?;
+        // It fails when the server has ended, and then nobody comes after this one.
+        let _ = self.shared.commands.send(Command::Keep { name: name.clone(), fd });
+        Ok(socket)
     }
 
     /// How many requests are in flight in this process; an upgraded connection counts as one.

@@ -523,6 +523,8 @@ impl Master {
                 self.rollback();
             }
             // A second signal means more than the first; a second call does not.
+            // The one who asks hears that nobody can answer it.
+            Command::Fetch { .. } | Command::Keep { .. } => {}
             Command::Stop if self.stopping => {}
             Command::Stop => self.stop(),
         }
@@ -588,12 +590,12 @@ impl Master {
 
     pub(super) fn input(&mut self, input: Input) {
         match input {
-            Input::Message(id, message, _) => {
+            Input::Message(id, message, fds) => {
                 if let Some(worker) = self.workers.get_mut(&id) {
                     worker.unanswered = 0;
                 }
                 self.report.heard(id);
-                self.message(id, message);
+                self.message(id, message, fds);
             }
             Input::WireEnded(id, why) => {
                 let why = why.unwrap_or_else(|| "it closed its wire to the master".to_owned());
@@ -624,7 +626,7 @@ impl Master {
         }
     }
 
-    fn message(&mut self, id: Id, message: ToMaster) {
+    fn message(&mut self, id: Id, message: ToMaster, fds: Vec<OwnedFd>) {
         match message {
             ToMaster::Hello { version, crate_version } => {
                 tracing::debug!(generation = id, version, crate_version, "hello");
@@ -639,6 +641,21 @@ impl Master {
                 Ok(fds) => self.give(id, fds),
                 Err(error) => self.refuse(id, format!("cannot copy inherited sockets: {error}")),
             },
+            ToMaster::Fetch { name } => {
+                let fd = self.sockets.fetch(id, &name).unwrap_or_else(|error| {
+                    tracing::error!(generation = id, name, %error, "cannot copy a descriptor");
+                    None
+                });
+                if let Some(worker) = self.workers.get(&id) {
+                    worker.link.send_with(ToWorker::Kept { name }, fd.into_iter().collect());
+                }
+            }
+            ToMaster::Keep { name } => {
+                // At a stop nobody comes after this worker.
+                if let (false, Some(fd)) = (self.stopping, fds.into_iter().next()) {
+                    self.sockets.keep_for_app(id, name, fd);
+                }
+            }
             ToMaster::Ready => self.feed(Event::Ready(id)),
             ToMaster::Unhealthy { reason } => {
                 // Of interest during its trial only; after that it is not for the master to judge.

@@ -25,6 +25,14 @@ pub(crate) enum ToMaster {
     },
     /// Asks for every socket that the master was started with.
     Inherited,
+    /// Asks for the descriptor that the application keeps under a name.
+    Fetch {
+        name: String,
+    },
+    /// Keep the descriptor that comes with this.
+    Keep {
+        name: String,
+    },
     /// It accepts connections.
     Ready,
     /// A thread of it has panicked. It may go on.
@@ -71,6 +79,10 @@ pub(crate) enum ToWorker {
     },
     /// The sockets asked for; they come with the message.
     Listeners,
+    /// The answer to fetch; the descriptor comes with it, if there is one.
+    Kept {
+        name: String,
+    },
     /// There is no such socket, and why.
     Refused {
         reason: String,

@@ -25,6 +25,8 @@ pub(crate) struct Handoff {
     pub(crate) workers: Vec<Worker>,
     pub(crate) inherited: Vec<InheritedSocket>,
     pub(crate) bound: Vec<BoundSocket>,
+    #[serde(default)]
+    pub(crate) kept: Vec<KeptSocket>,
     /// Binaries: the present one, and the one before.
     pub(crate) current: Option<Binary>,
     pub(crate) previous: Option<Binary>,
@@ -74,6 +76,14 @@ pub(crate) struct AdminSocket {
     pub(crate) file: (u64, u64),
 }
 
+/// A descriptor that the application keeps.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct KeptSocket {
+    pub(crate) name: String,
+    pub(crate) fd: i32,
+    pub(crate) asked: Id,
+}
+
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Binary {
     pub(crate) path: PathBuf,
@@ -88,6 +98,7 @@ impl Handoff {
             workers: Vec::new(),
             inherited: Vec::new(),
             bound: Vec::new(),
+            kept: Vec::new(),
             current: None,
             previous: None,
             memory: Memory::default(),
@@ -120,7 +131,8 @@ impl Handoff {
         let inherited = self.inherited.iter().map(|socket| socket.fd);
         let bound = self.bound.iter().map(|socket| socket.fd);
         let admin = self.admin.iter().map(|socket| socket.fd);
-        let sockets = workers.chain(inherited).chain(bound).chain(admin);
+        let kept = self.kept.iter().map(|socket| socket.fd);
+        let sockets = workers.chain(inherited).chain(bound).chain(kept).chain(admin);
         binaries.map(|binary| binary.fd).chain(sockets)
     }
 }

@@ -2,7 +2,10 @@
 
 use std::{future::Future, os::fd::OwnedFd, pin::pin, time::Duration};
 
-use tokio::{sync::mpsc, time::timeout};
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::timeout,
+};
 
 use super::{
     Options, Started,
@@ -85,7 +88,7 @@ impl Master {
         let listeners = provider::open(self, bindings).await?;
         let addresses: Vec<_> =
             listeners.iter().map(|(listener, _)| listener.address().to_owned()).collect();
-        let serving = Serving::start(listeners, self.handle.clone());
+        let serving = Serving::start(listeners, self.handle.clone(), options.client_limits);
         let pid = nix::unistd::getppid().as_raw().unsigned_abs();
         let started = Started { addresses, generation, pid };
         tracing::info!(generation, addresses = ?started.addresses, "ready");
@@ -176,6 +179,8 @@ impl Master {
         let mut retiring = pin!(hooks.on_retire.run("on retire", (), hooks.limit));
         let mut retire = Retire::NotYet;
         let mut orphaned = false;
+        // Who asked for a descriptor, and waits for the answer of the master.
+        let mut asked: Vec<(String, oneshot::Sender<Option<OwnedFd>>)> = Vec::new();
         let cut = loop {
             tokio::select! {
                 cut = &mut run => break cut,
@@ -195,12 +200,19 @@ impl Master {
                         }
                         ToWorker::Cut => order(Order::Cut),
                         ToWorker::Ping => self.pong(Some(&context)),
+                        ToWorker::Kept { name } => {
+                            if let Some(at) = asked.iter().position(|(other, _)| *other == name) {
+                                // Nobody may want it any more; then it is closed here.
+                                let _ = asked.swap_remove(at).1.send(fds.into_iter().next());
+                            }
+                        }
                         message => tracing::debug!(?message, "ignored"),
                     },
                     end => {
                         tracing::warn!(?end, "the master is gone: this worker finishes and leaves");
                         orphaned = true;
                         retire = retire.begin();
+                        asked.drain(..).for_each(|(_, answer)| drop(answer.send(None)));
                         order(Order::Drain(Ending {
                             successor: false,
                             hand_over: None,
@@ -211,6 +223,18 @@ impl Master {
                     }
                 },
                 Some(command) = commands.recv() => self.link.send(match command {
+                    Command::Keep { name, fd } => {
+                        self.link.send_with(ToMaster::Keep { name }, vec![fd]);
+                        continue;
+                    }
+                    Command::Fetch { name, answer } => {
+                        if orphaned {
+                            drop(answer.send(None));
+                            continue;
+                        }
+                        asked.push((name.clone(), answer));
+                        ToMaster::Fetch { name }
+                    }
                     // Who waits for the outcome hears that nobody knows it here.
                     Command::Reload | Command::ReloadAndTell(_) => ToMaster::Reload,
                     Command::ReloadUntried => ToMaster::ReloadUntried,

@@ -216,6 +216,25 @@ impl Process {
         lines[place].clone()
     }
 
+    /// Waits for a line that contains a text, wherever it is: the two outputs are read side by side, so
+    /// that lines of one and of the other come in any order.
+    ///
+    /// # Panics
+    ///
+    /// After a minute, with all lines.
+    pub(crate) async fn any_line(&self, text: &str) -> String {
+        let mut lines = self.lines.subscribe();
+        let find = |lines: &Vec<String>| lines.iter().find(|line| line.contains(text)).cloned();
+        let found = lines.wait_for(|lines| find(lines).is_some());
+        if let Ok(Ok(lines)) = tokio::time::timeout(PATIENCE, found).await {
+            return find(&lines).expect("waited for");
+        }
+        panic!(
+            "waited a minute for a line with {text:?}; there were:\n{}",
+            self.lines().join("\n")
+        );
+    }
+
     fn find(&self, lines: &[String], text: &str) -> Option<usize> {
         let seen = *lock(&self.seen);
         let place = lines.get(seen..)?.iter().position(|line| line.contains(text))?;
