@@ -220,9 +220,56 @@ async fn a_killed_worker_is_replaced_and_reaped() {
     // Accepted by nobody for the moment, and refused by nobody either.
     let mut waiting = connect(server.addr()).await;
     send(&mut waiting, GET).await;
-    assert!(answer(&mut waiting).await.contains("x-generation: 2"));
+    assert!(answer(&mut waiting).await.starts_with("HTTP/1.1 200"));
+    server.generation(2).await;
     assert_eq!(procfs::zombies(server.process.pid()), 0);
     drop(waiting);
     server.process.signal(Signal::SIGTERM);
     stopped(&server, LONG).await;
+}
+
+#[tokio::test]
+async fn a_worker_that_accepts_but_has_not_said_so_yet_finishes_what_it_has() {
+    let server = Setup::new().env("TEST_HOOK", 300).start().await;
+    let old = procfs::workers(server.process.pid())[0];
+    server.process.signal(Signal::SIGHUP);
+    server.generation(2).await;
+    let mut slow = Vec::new();
+    for _ in 0..40 {
+        // Taken by the one or the other.
+        let mut stream = connect(server.addr()).await;
+        send(&mut stream, SLOW).await;
+        slow.push(stream);
+    }
+    in_worker(&server, 1).await;
+    server.process.signal(Signal::SIGTERM);
+    let mut by_the_new_one = 0;
+    for stream in &mut slow {
+        let answer = answer(stream).await;
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+        by_the_new_one += usize::from(!answer.contains(&format!("x-worker: {old}\r")));
+    }
+    assert!(by_the_new_one > 0, "all went to the old worker");
+    drop(slow);
+    stopped(&server, LONG).await;
+}
+
+#[tokio::test]
+async fn a_stop_does_not_wait_for_a_worker_that_is_being_built() {
+    for fault in ["hang", "block"] {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("fault");
+        let server = Setup::new().env("TEST_FAULT", path.display()).start().await;
+        std::fs::write(&path, fault).expect("write");
+        server.process.signal(Signal::SIGHUP);
+        let since = Instant::now();
+        while procfs::workers(server.process.pid()).len() < 2 {
+            assert!(since.elapsed() < LONG, "no worker is started");
+            tokio::task::yield_now().await;
+        }
+        let since = Instant::now();
+        server.process.signal(Signal::SIGTERM);
+        stopped(&server, LONG).await;
+        assert!(since.elapsed() < Duration::from_millis(1500), "{:?}", since.elapsed());
+    }
 }

@@ -101,6 +101,9 @@ pub(crate) enum Phase {
     Serving,
     Parked,
     Draining,
+    /// Told to drain at a stop, before it has said that it is ready. It may accept by now, and then it
+    /// says so; else it has nothing to finish.
+    Leaving,
     /// Killed and not yet reaped.
     Killed,
 }
@@ -271,8 +274,14 @@ impl Step<'_> {
     }
 
     fn ready(&mut self, id: Id) {
-        if self.state.phase(id) != Some(Phase::Starting) {
-            return;
+        match self.state.phase(id) {
+            Some(Phase::Starting) => {}
+            Some(Phase::Leaving) => {
+                self.state.set(id, Phase::Draining);
+                self.act(Action::Set(Timer::Drain(id), self.state.limits.drain_timeout));
+                return;
+            }
+            _ => return,
         }
         self.act(Action::Clear(Timer::Ready(id)));
         self.state.proven = true;
@@ -339,7 +348,7 @@ impl Step<'_> {
         };
         let (phase, reload) = (worker.phase, worker.reload);
         // A draining worker has its deadline already.
-        if matches!(phase, Phase::Draining | Phase::Killed) {
+        if matches!(phase, Phase::Draining | Phase::Leaving | Phase::Killed) {
             return;
         }
         self.kill(id);
@@ -357,7 +366,7 @@ impl Step<'_> {
         match phase {
             // Nothing depended on them, but a reload may have waited. (Where a trial fails after
             // this, the respawn below helps.)
-            Phase::Draining | Phase::Killed | Phase::Parked => {}
+            Phase::Draining | Phase::Leaving | Phase::Killed | Phase::Parked => {}
             Phase::Starting if !self.state.proven => {
                 self.stop(Some(why));
                 return;
@@ -444,11 +453,15 @@ impl Step<'_> {
             self.act(Action::Clear(Timer::Ready(id)));
             self.act(Action::Clear(Timer::Bake(id)));
             match phase {
-                Phase::Starting => self.kill(id),
+                Phase::Starting => {
+                    self.state.set(id, Phase::Leaving);
+                    self.act(Action::Drain { id, successor: None });
+                    self.act(Action::Set(Timer::Drain(id), self.state.limits.cut_timeout));
+                }
                 Phase::Trial | Phase::Serving | Phase::Parked => self.drain(id, None),
                 // There is no successor any more. Its deadline, the earlier one, stays.
                 Phase::Draining => self.act(Action::Drain { id, successor: None }),
-                Phase::Killed => {}
+                Phase::Leaving | Phase::Killed => {}
             }
         }
     }
@@ -459,6 +472,9 @@ impl Step<'_> {
             self.state.workers.iter().filter(draining).map(|worker| worker.id).collect();
         for id in draining {
             self.cut(id);
+        }
+        if let Some(leaving) = self.state.find(Phase::Leaving) {
+            self.kill(leaving);
         }
     }
 
@@ -476,7 +492,11 @@ impl Step<'_> {
                 self.unhealthy(id, format!("it was not ready within {limit:?}"));
             }
             Timer::Bake(id) if self.state.phase(id) == Some(Phase::Trial) => self.settle(id),
-            Timer::Drain(id) if self.state.phase(id) == Some(Phase::Draining) => self.kill(id),
+            Timer::Drain(id)
+                if matches!(self.state.phase(id), Some(Phase::Draining | Phase::Leaving)) =>
+            {
+                self.kill(id);
+            }
             Timer::Respawn if std::mem::take(&mut self.state.respawning) => self.spawn(None),
             // It ran out at the moment in which it was cleared.
             Timer::Ready(_) | Timer::Bake(_) | Timer::Drain(_) | Timer::Respawn => {}

@@ -245,7 +245,7 @@ fn a_stop_during_a_reload_ends_both() {
     let mut table = Table::serving();
     table.on(Event::Reload, &[Action::Spawn(2)]);
     let stopping = Action::Reloaded(Err("the server is stopping".into()));
-    table.on(Event::Stop, &[stopping, stop(1), Action::Kill(2)]);
+    table.on(Event::Stop, &[stopping, stop(1), stop(2)]);
     table.on(Event::Exited(2, "signal 9".into()), &[]);
     table.on(Event::Exited(1, "status 0".into()), &[Action::Leave(Ok(()))]);
 }
@@ -266,6 +266,24 @@ fn a_reload_waits_while_too_many_workers_drain() {
     // Nobody serves: then there is nothing to wait for.
     table.on(Event::Exited(4, "signal 9".into()), &[]);
     table.on(Event::Reload, &[Action::Spawn(5)]);
+}
+
+#[test]
+fn a_stop_leaves_a_worker_that_may_accept_already_the_time_to_drain() {
+    for accepts in [true, false] {
+        let mut table = Table::new(limits());
+        table.on(Event::Start, &[Action::Spawn(1)]);
+        table.0.step(Duration::ZERO, 0, Event::Ready(1));
+        table.on(Event::Reload, &[Action::Spawn(2)]);
+        table.0.step(Duration::ZERO, 0, Event::Stop);
+        assert_eq!(table.0.phase(2), Some(Phase::Leaving));
+        if accepts {
+            let set = Action::Set(Timer::Drain(2), limits().drain_timeout);
+            assert_eq!(table.0.step(Duration::ZERO, 0, Event::Ready(2)), [set]);
+            assert_eq!(table.0.phase(2), Some(Phase::Draining));
+        }
+        table.on(Event::Timer(Timer::Drain(2)), &[Action::Kill(2)]);
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -408,6 +426,11 @@ impl World {
                 if let Some((id, mode)) = starting {
                     *mode = Mode::Accepting;
                     let id = *id;
+                    self.feed(Event::Ready(id));
+                } else if let Some(id) = self.workers.keys().copied().find(|id| {
+                    // It was ready when it was told to leave.
+                    self.state.phase(*id) == Some(Phase::Leaving)
+                }) {
                     self.feed(Event::Ready(id));
                 }
             }

@@ -508,7 +508,7 @@ impl Worker {
                 Phase::Trial => "trial",
                 Phase::Serving => "serving",
                 Phase::Parked => "parked",
-                Phase::Draining => "draining",
+                Phase::Draining | Phase::Leaving => "draining",
                 Phase::Killed => "killed",
             },
             started: unix(self.started.1),

@@ -41,9 +41,10 @@ pub(crate) async fn run(
         wire::open(control).map_err(|error| Error::io("cannot talk to the master", error))?;
     tell_of_panics(&writer);
     let link = Link::new(writer);
-    let mut master = Master { reader, link, handle };
+    let mut master = Master { reader, link, handle, dismissed: false };
     let result = match master.start(build, &options).await {
         Ok(serving) => master.serve(serving, &options, commands).await,
+        Err(_) if master.dismissed => Ok(()),
         Err(error) => {
             master.link.send(ToMaster::Failed { reason: format!("{error:?}") });
             Err(error)
@@ -58,6 +59,8 @@ struct Master {
     reader: Reader,
     link: Link<ToMaster>,
     handle: Handle,
+    /// Told to end before it was ready.
+    dismissed: bool,
 }
 
 impl Master {
@@ -76,6 +79,7 @@ impl Master {
                         format!("the master speaks version {version} of the wire, not {VERSION}");
                     return Err(Error::new(Kind::Worker, what));
                 }
+                ToWorker::Drain(_) => return Err(self.dismissed()),
                 _ => {}
             }
         };
@@ -105,10 +109,17 @@ impl Master {
                 built = &mut build => return built,
                 message = self.receive() => match message?.0 {
                     ToWorker::Ping => self.pong(None),
+                    ToWorker::Drain(_) => return Err(self.dismissed()),
                     message => tracing::debug!(?message, "ignored while starting"),
                 }
             }
         }
+    }
+
+    /// All shall end, and this worker has nothing to finish yet.
+    fn dismissed(&mut self) -> Error {
+        self.dismissed = true;
+        Error::new(Kind::Worker, "the server is stopping")
     }
 
     async fn receive(&mut self) -> Result<(ToWorker, Vec<OwnedFd>), Error> {
@@ -145,6 +156,7 @@ impl Master {
                 }
                 (ToWorker::Refused { reason }, _) => return Err(Error::new(Kind::Bind, reason)),
                 (ToWorker::Ping, _) => self.pong(None),
+                (ToWorker::Drain(_), _) => return Err(self.dismissed()),
                 (message, _) => tracing::debug!(?message, "ignored while starting"),
             }
         }

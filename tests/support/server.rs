@@ -187,9 +187,12 @@ pub(crate) fn options<A>(mut server: Serve<A>) -> Serve<A> {
             Err(why) => println!("failed: {why}"),
         })
         .on_rollback(async |why| println!("rolled back: {why}"));
-    server.on_ready(|started| {
+    let pause = millis("TEST_HOOK").unwrap_or_default();
+    server.on_ready(move |started| {
         GENERATION.store(started.generation, Ordering::Relaxed);
         println!("ready: {} {}", started.generation, started.addresses.join(" "));
+        // It accepts by now, and the master has not heard of it yet.
+        std::thread::sleep(pause);
     })
 }
 
