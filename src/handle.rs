@@ -6,7 +6,7 @@ use std::{
 
 use axum::extract::FromRequestParts;
 use http::{StatusCode, request::Parts};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::{Error, drain::Drain, error::Kind};
 
@@ -37,6 +37,7 @@ pub struct Handle {
 struct Shared {
     commands: mpsc::UnboundedSender<Command>,
     drain: Drain,
+    active: watch::Sender<bool>,
     /// Known once the server runs: the generation, or `None` in a single process.
     generation: OnceLock<Option<u64>>,
     /// Held from the question for a kept descriptor until it is known: two at once would both bind.
@@ -46,6 +47,8 @@ struct Shared {
 #[derive(Debug)]
 pub(crate) enum Command {
     Reload,
+    /// Unless the binary has failed before.
+    ReloadUntried,
     /// And say how it went.
     #[cfg_attr(not(feature = "admin"), expect(dead_code, reason = "asked on the admin socket"))]
     ReloadAndTell(oneshot::Sender<Result<u64, String>>),
@@ -67,8 +70,13 @@ pub(crate) enum Command {
 impl Handle {
     pub(crate) fn new() -> (Self, mpsc::UnboundedReceiver<Command>) {
         let (commands, receiver) = mpsc::unbounded_channel();
-        let (drain, generation, keeping) = (Drain::new(), OnceLock::new(), Default::default());
-        let shared = Shared { commands, drain, generation, keeping };
+        let shared = Shared {
+            commands,
+            drain: Drain::new(),
+            active: watch::Sender::new(false),
+            generation: OnceLock::new(),
+            keeping: tokio::sync::Mutex::default(),
+        };
         (Self { shared: Arc::new(shared) }, receiver)
     }
 
@@ -80,6 +88,16 @@ impl Handle {
     /// [`is_no_master`](Error::is_no_master) in a single process, and when the server has ended.
     pub fn reload(&self) -> Result<(), Error> {
         self.ask(Command::Reload)
+    }
+
+    /// Asks for a new worker unless the binary in place, by the SHA-256 of its content, has failed
+    /// before: for what reloads by itself, and should not try a bad binary for ever. Returns at once.
+    ///
+    /// # Errors
+    ///
+    /// As [`reload`](Self::reload).
+    pub fn reload_untried(&self) -> Result<(), Error> {
+        self.ask(Command::ReloadUntried)
     }
 
     /// Asks for a new worker from the binary that ran before the present one. That is kept open, so
@@ -108,9 +126,23 @@ impl Handle {
     /// [`is_no_master`](Error::is_no_master) when nobody can know.
     #[cfg(feature = "admin")]
     pub(crate) async fn reload_and_wait(&self) -> Result<u64, Error> {
+        self.wait_for(Command::ReloadAndTell).await
+    }
+
+    /// Asks for the binary before and waits likewise.
+    #[cfg(feature = "admin")]
+    pub(crate) async fn rollback_and_wait(&self) -> Result<u64, Error> {
+        self.wait_for(|waiter| Command::Rollback(Some(waiter))).await
+    }
+
+    #[cfg(feature = "admin")]
+    async fn wait_for(
+        &self,
+        command: impl FnOnce(oneshot::Sender<Result<u64, String>>) -> Command,
+    ) -> Result<u64, Error> {
         let ended = || Error::new(Kind::NoMaster, "cannot reload: the server has ended");
         let (sender, outcome) = oneshot::channel();
-        self.shared.commands.send(Command::ReloadAndTell(sender)).map_err(|_| ended())?;
+        self.shared.commands.send(command(sender)).map_err(|_| ended())?;
         let outcome = outcome.await.map_err(|_| ended())?;
         outcome.map_err(|why| Error::new(Kind::Reload, format!("the reload failed: {why}")))
     }
@@ -188,6 +220,22 @@ impl Handle {
     /// 0 in a master, in a single process and before the server runs.
     pub fn generation(&self) -> u64 {
         self.shared.generation.get().copied().flatten().unwrap_or(0)
+    }
+
+    /// Waits until the generation before this one has retired: until its `on_retire` hooks have run, or
+    /// it has ended. At once in a first generation and in a single process. The moment to start what
+    /// must not run twice, such as a scheduler.
+    ///
+    /// # Cancel safety
+    ///
+    /// May be dropped and called again at any time.
+    pub async fn active(&self) {
+        // The sender is in this handle, so it does not end.
+        let _ = self.shared.active.subscribe().wait_for(|active| *active).await;
+    }
+
+    pub(crate) fn set_active(&self) {
+        self.shared.active.send_replace(true);
     }
 
     /// Waits until this process begins to end, because of a reload or a stop. The moment for a

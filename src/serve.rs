@@ -470,6 +470,7 @@ impl<A> Serve<A> {
     /// | `GET /metrics` | the same numbers in Prometheus' text format |
     /// | `POST /reload` | 202: a new worker is on its way |
     /// | `POST /reload?wait` | 200 when it serves; 500, with the reason, when the old one goes on |
+    /// | `POST /rollback`, `/rollback?wait` | the same for the binary that ran before |
     /// | `POST /stop` | 202: what is in flight ends, then all |
     ///
     /// ```text

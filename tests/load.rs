@@ -1,6 +1,6 @@
 //! The load client and the process harness themselves: they must see what goes wrong, or the tests that
 //! use them prove nothing.
-#![cfg(unix)]
+#![cfg(all(unix, feature = "serve"))]
 
 mod support;
 

@@ -35,6 +35,12 @@ pub(crate) enum ToMaster {
     },
     /// It accepts connections.
     Ready,
+    /// A thread of it has panicked. It may go on.
+    Panicked {
+        message: String,
+    },
+    /// Its `on_retire` hooks have run.
+    Retired,
     /// It has found itself not to be well.
     Unhealthy {
         reason: String,
@@ -52,6 +58,7 @@ pub(crate) enum ToMaster {
     },
     /// A handler asks for a new generation, or for the end.
     Reload,
+    ReloadUntried,
     Rollback,
     Stop,
     /// The last message: everything has ended but for these.
@@ -83,6 +90,8 @@ pub(crate) enum ToWorker {
     /// Stop accepting, keep everything else.
     Pause,
     Resume,
+    /// The generation before it has retired.
+    Active,
     /// Take connections over from the worker at the other end of the descriptor.
     Adopt,
     /// Come to an end. A descriptor leads to the worker that takes connections over.

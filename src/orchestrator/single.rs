@@ -27,6 +27,7 @@ pub(crate) async fn run(
     let mut signals = Signals::listen(&options)?;
     let mut report = SingleReport::open(&options)?;
     handle.set_generation(None);
+    handle.set_active();
     let mut own = Own(Listeners::from_env()?);
     let listeners = provider::open(&mut own, build.await?).await?;
     let addresses = listeners.iter().map(|(listener, _)| listener.address().to_owned()).collect();
@@ -76,6 +77,7 @@ pub(crate) async fn run(
                 Command::Stop if !stopping => stop(&mut stopping),
                 Command::Stop
                 | Command::Reload
+                | Command::ReloadUntried
                 | Command::ReloadAndTell(_)
                 | Command::Rollback(_)
                 | Command::Keep { .. } => {}

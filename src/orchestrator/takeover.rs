@@ -8,7 +8,7 @@ use std::{collections::HashMap, os::fd::OwnedFd, path::PathBuf, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-use super::state::Id;
+use super::{state::Id, status::Memory};
 use crate::{
     error::{BoxError, Error, Kind},
     process::exec,
@@ -30,6 +30,12 @@ pub(crate) struct Handoff {
     /// Binaries: the present one, and the one before.
     pub(crate) current: Option<Binary>,
     pub(crate) previous: Option<Binary>,
+    #[serde(default)]
+    pub(crate) memory: Memory,
+    #[serde(default)]
+    pub(crate) admin: Option<AdminSocket>,
+    /// The digests of binaries that have failed.
+    pub(crate) failed: Vec<String>,
 }
 
 /// A worker that serves or drains. Descriptors are numbers here; `Descriptors` owns them.
@@ -70,6 +76,14 @@ pub(crate) struct KeptSocket {
     pub(crate) asked: Id,
 }
 
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct AdminSocket {
+    pub(crate) path: PathBuf,
+    pub(crate) fd: i32,
+    /// Device and inode of its file.
+    pub(crate) file: (u64, u64),
+}
+
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Binary {
     pub(crate) path: PathBuf,
@@ -87,6 +101,9 @@ impl Handoff {
             kept: Vec::new(),
             current: None,
             previous: None,
+            memory: Memory::default(),
+            admin: None,
+            failed: Vec::new(),
         }
     }
 
@@ -114,8 +131,9 @@ impl Handoff {
         let inherited = self.inherited.iter().map(|socket| socket.fd);
         let bound = self.bound.iter().map(|socket| socket.fd);
         let kept = self.kept.iter().map(|socket| socket.fd);
-        let sockets = inherited.chain(bound).chain(kept);
-        binaries.map(|binary| binary.fd).chain(workers).chain(sockets)
+        let admin = self.admin.iter().map(|socket| socket.fd);
+        let sockets = workers.chain(inherited).chain(bound).chain(kept).chain(admin);
+        binaries.map(|binary| binary.fd).chain(sockets)
     }
 }
 
