@@ -5,6 +5,8 @@
 
 #[cfg(feature = "admin")]
 mod admin;
+#[cfg(feature = "cache")]
+pub mod cache;
 #[cfg(feature = "layer")]
 pub mod drain;
 #[cfg(feature = "serve")]
@@ -13,6 +15,8 @@ mod error;
 mod handle;
 #[cfg(feature = "serve")]
 pub mod listener;
+#[cfg(feature = "lru")]
+pub mod lru;
 #[cfg(feature = "serve")]
 mod orchestrator;
 #[cfg(feature = "serve")]
@@ -31,6 +35,9 @@ mod tls;
 #[cfg(feature = "serve")]
 pub(crate) use error::BoxError;
 
+#[cfg(feature = "cache")]
+#[doc(inline)]
+pub use cache::LruCacheLayer;
 #[cfg(feature = "layer")]
 #[doc(inline)]
 pub use drain::{Drain, DrainGuard, GracefulLayer};

@@ -220,7 +220,7 @@ impl Master {
             Action::Rollback(id) => match self.previous.clone() {
                 Some(previous) => self.spawn(id, Some(previous)),
                 None => {
-                    self.cannot_spawn(id, "there is no previous binary to go back to".to_owned())
+                    self.cannot_spawn(id, "there is no previous binary to go back to".to_owned());
                 }
             },
             Action::Kill(id) => {

@@ -4,14 +4,19 @@
 //! and executes the new one, which finds the memfd in its environment. Signals that arrive in between
 //! stay pending: they are blocked until the new program listens.
 
-use std::{collections::HashMap, os::fd::OwnedFd, path::PathBuf, time::Duration};
+use std::{
+    collections::{HashMap, hash_map::Entry},
+    os::fd::OwnedFd,
+    path::PathBuf,
+    time::Duration,
+};
 
 use serde::{Deserialize, Serialize};
 
 use super::{state::Id, status::Memory};
 use crate::{
     error::{BoxError, Error, Kind},
-    process::exec,
+    process::{exec, fd},
 };
 
 /// Changes when an old master's state can no longer be understood.
@@ -68,20 +73,20 @@ pub(crate) struct BoundSocket {
     pub(crate) wanted: Vec<Id>,
 }
 
-/// A descriptor that the application keeps.
-#[derive(Debug, Serialize, Deserialize)]
-pub(crate) struct KeptSocket {
-    pub(crate) name: String,
-    pub(crate) fd: i32,
-    pub(crate) asked: Id,
-}
-
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct AdminSocket {
     pub(crate) path: PathBuf,
     pub(crate) fd: i32,
     /// Device and inode of its file.
     pub(crate) file: (u64, u64),
+}
+
+/// A descriptor that the application keeps.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct KeptSocket {
+    pub(crate) name: String,
+    pub(crate) fd: i32,
+    pub(crate) asked: Id,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -130,8 +135,8 @@ impl Handoff {
         let workers = self.workers.iter().map(|worker| worker.wire);
         let inherited = self.inherited.iter().map(|socket| socket.fd);
         let bound = self.bound.iter().map(|socket| socket.fd);
-        let kept = self.kept.iter().map(|socket| socket.fd);
         let admin = self.admin.iter().map(|socket| socket.fd);
+        let kept = self.kept.iter().map(|socket| socket.fd);
         let sockets = workers.chain(inherited).chain(bound).chain(kept).chain(admin);
         binaries.map(|binary| binary.fd).chain(sockets)
     }
@@ -146,8 +151,8 @@ impl Descriptors {
         let mut fds = HashMap::new();
         for number in handoff.numbers() {
             // A number that stands twice would be closed twice.
-            if !fds.contains_key(&number) {
-                fds.insert(number, crate::process::fd::adopt(number)?);
+            if let Entry::Vacant(entry) = fds.entry(number) {
+                entry.insert(fd::adopt(number)?);
             }
         }
         Ok(Self(fds))

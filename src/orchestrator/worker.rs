@@ -199,8 +199,8 @@ impl Master {
                     end => {
                         tracing::warn!(?end, "the master is gone: this worker finishes and leaves");
                         orphaned = true;
-                        asked.drain(..).for_each(|(_, answer)| drop(answer.send(None)));
                         retire = retire.begin();
+                        asked.drain(..).for_each(|(_, answer)| drop(answer.send(None)));
                         order(Order::Drain(Ending {
                             successor: false,
                             hand_over: None,

@@ -1,0 +1,344 @@
+//! Answers made from what is stored or being recorded.
+
+use std::cell::RefCell;
+use std::fmt::Write;
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{
+    ACCEPT_RANGES, AGE, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_RANGE, IF_MODIFIED_SINCE,
+    IF_NONE_MATCH, RANGE,
+};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode};
+
+use super::body::ResponseBody;
+use super::clock::Moment;
+use super::coalesce::Live;
+use super::options::Options;
+use super::outcome::{CacheOutcome, Status};
+use super::parts::Parts;
+use super::policy::field::MAX_SECONDS;
+use super::policy::range::{self, Ranges, Span};
+use super::policy::{conditional, seconds};
+use super::stored::Stored;
+use super::tape::TapeReader;
+
+pub(crate) const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
+
+/// What the client asked, as far as it shapes the answer.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Asked<'a> {
+    pub(crate) method: &'a Method,
+    pub(crate) headers: &'a HeaderMap,
+    pub(crate) key: &'a str,
+}
+
+impl Asked<'_> {
+    pub(crate) fn is_conditional(&self) -> bool {
+        self.headers.contains_key(IF_NONE_MATCH) || self.headers.contains_key(IF_MODIFIED_SINCE)
+    }
+}
+
+/// Appends this cache's member to `Cache-Status`, and the outcome to the extensions.
+pub(crate) fn mark<B>(
+    options: &Options,
+    response: &mut Response<B>,
+    key: &str,
+    status: &Status,
+    outcome: CacheOutcome,
+) {
+    if let Some(name) = &options.status_name {
+        let key = options.status_key.then_some(key);
+        response.headers_mut().append(CACHE_STATUS, status.to_value(name, key));
+    }
+    response.extensions_mut().insert(outcome);
+}
+
+/// The values that are new in each answer, in one allocation: age, length, and `Cache-Status`.
+fn stamp(
+    options: &Options,
+    headers: &mut HeaderMap,
+    age: Duration,
+    length: Option<u64>,
+    key: &str,
+    status: &Status,
+) {
+    thread_local! {
+        static TEXT: RefCell<String> = const { RefCell::new(String::new()) };
+    }
+    TEXT.with_borrow_mut(|text| {
+        text.clear();
+        // Writing to a string cannot fail.
+        let _ = write!(text, "{}", age.as_secs().min(MAX_SECONDS));
+        let first = text.len();
+        if let Some(length) = length {
+            let _ = write!(text, "{length}");
+        }
+        let second = text.len();
+        if let Some(name) = &options.status_name {
+            status.write_to(text, name, options.status_key.then_some(key));
+        }
+        let bytes = Bytes::copy_from_slice(text.as_bytes());
+        let mut insert = |name, range: Range<usize>| {
+            if !range.is_empty()
+                && let Ok(value) = HeaderValue::from_maybe_shared(bytes.slice(range))
+            {
+                headers.append(name, value);
+            }
+        };
+        insert(AGE, 0..first);
+        insert(CONTENT_LENGTH, first..second);
+        insert(CACHE_STATUS, second..text.len());
+    });
+}
+
+/// An answer out of the store.
+pub(crate) fn from_stored<B>(
+    options: &Options,
+    asked: Asked<'_>,
+    stored: &Stored,
+    now: &Moment,
+    mut status: Status,
+    outcome: CacheOutcome,
+) -> Response<ResponseBody<B>> {
+    let head = &stored.head;
+    let age = head.age(now);
+    let mut headers = head.fields.to_map(4);
+    status.ttl = Some((head.terms.lifetime(), age));
+    let length = stored.body.len() as u64;
+    let shape = shape(options, asked, head.status, &headers, Some(length), now);
+    let declared = match &shape {
+        // These make their own.
+        Shape::NotModified | Shape::Unsatisfiable | Shape::Part(_) => None,
+        // Trailers need a body without a declared length (RFC 9112, section 7.1.2).
+        Shape::Whole if stored.trailers.is_some() => None,
+        Shape::Head | Shape::Whole => Some(length).filter(|_| !is_bodiless(head.status)),
+    };
+    stamp(options, &mut headers, age, declared, asked.key, &status);
+    let mut response = match shape {
+        Shape::NotModified => not_modified(headers),
+        Shape::Unsatisfiable => unsatisfiable(headers, length),
+        Shape::Part(span) => part(
+            headers,
+            span,
+            length,
+            ResponseBody::stored(stored.body.slice(span.0 as usize..=span.1 as usize), None),
+        ),
+        Shape::Head => whole(head.status, headers, ResponseBody::empty()),
+        Shape::Whole => {
+            let body = ResponseBody::stored(stored.body.clone(), stored.trailers.clone());
+            whole(head.status, headers, body)
+        }
+    };
+    response.extensions_mut().insert(outcome);
+    response
+}
+
+/// An answer that is being recorded for another request.
+pub(crate) fn from_live<B>(
+    options: &Options,
+    asked: Asked<'_>,
+    live: &Live,
+    reader: TapeReader,
+    now: &Moment,
+    mut status: Status,
+) -> Response<ResponseBody<B>> {
+    let head = &live.head;
+    let age = head.age(now);
+    let mut headers = head.fields.to_map(4);
+    headers.insert(AGE, age_value(age));
+    status.ttl = Some((head.terms.lifetime(), age));
+    let shape = shape(options, asked, head.status, &headers, live.length, now);
+    let mut response = match (shape, live.length) {
+        (Shape::NotModified, _) => not_modified(headers),
+        (Shape::Unsatisfiable, Some(length)) => unsatisfiable(headers, length),
+        (Shape::Part(span), Some(length)) => part(
+            headers,
+            span,
+            length,
+            ResponseBody::recorded_part(reader, span.0, span.1 - span.0 + 1),
+        ),
+        (Shape::Head, length) => {
+            if let Some(length) = length {
+                headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
+            }
+            whole(head.status, headers, ResponseBody::empty())
+        }
+        (_, length) => {
+            if let Some(length) = length.filter(|_| !is_bodiless(head.status)) {
+                headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
+            }
+            whole(head.status, headers, ResponseBody::recorded(reader, length))
+        }
+    };
+    mark(options, &mut response, asked.key, &status, CacheOutcome::Collapsed);
+    response
+}
+
+/// A part of a response of which only parts are stored.
+pub(crate) fn from_parts<B>(
+    options: &Options,
+    asked: Asked<'_>,
+    parts: &Parts,
+    now: &Moment,
+) -> Option<Response<ResponseBody<B>>> {
+    let head = &parts.head;
+    let age = head.age(now);
+    let headers = head.fields.to_map(4);
+    let ranges =
+        range::resolve(asked.headers, &headers, parts.length, options.max_ranges, now.seconds());
+    let Ranges::Parts(spans) = ranges else {
+        return None;
+    };
+    let span = joined(&spans)?;
+    let bytes = parts.slice(span)?;
+    let mut headers = headers;
+    headers.insert(AGE, age_value(age));
+    let mut response = part(headers, span, parts.length, ResponseBody::stored(bytes, None));
+    let status = Status { hit: true, ttl: Some((head.terms.lifetime(), age)), ..Status::default() };
+    mark(options, &mut response, asked.key, &status, CacheOutcome::Hit);
+    Some(response)
+}
+
+/// RFC 9111, section 5.2.1.7.
+pub(crate) fn not_stored<B>(options: &Options, key: &str) -> Response<ResponseBody<B>> {
+    let mut response = Response::new(ResponseBody::empty());
+    *response.status_mut() = StatusCode::GATEWAY_TIMEOUT;
+    response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    let status = Status { detail: Some("only-if-cached"), ..Status::default() };
+    mark(options, &mut response, key, &status, CacheOutcome::NotStored);
+    response
+}
+
+/// Turns an answer of the handler into a 304 where the client has it already: its conditions were taken
+/// away from the request, so that the answer could be for everyone.
+pub(crate) fn is_not_modified(
+    asked: Asked<'_>,
+    response: &http::response::Parts,
+    now: Duration,
+) -> bool {
+    asked.is_conditional()
+        && conditional::is_not_modified(
+            asked.headers,
+            response.status,
+            &response.headers,
+            seconds(now),
+        )
+}
+
+pub(crate) fn strip_for_not_modified(response: &mut http::response::Parts) {
+    response.status = StatusCode::NOT_MODIFIED;
+    conditional::strip_for_not_modified(&mut response.headers);
+}
+
+enum Shape {
+    Whole,
+    Head,
+    NotModified,
+    Part(Span),
+    Unsatisfiable,
+}
+
+fn shape(
+    options: &Options,
+    asked: Asked<'_>,
+    status: StatusCode,
+    headers: &HeaderMap,
+    length: Option<u64>,
+    now: &Moment,
+) -> Shape {
+    // RFC 9110, section 13.2.2: conditions first, ranges afterwards.
+    if asked.is_conditional()
+        && conditional::is_not_modified(asked.headers, status, headers, now.seconds())
+    {
+        return Shape::NotModified;
+    }
+    if asked.method == Method::HEAD {
+        return Shape::Head;
+    }
+    // Section 14.2: a range is of the content of a 200 to GET.
+    if status == StatusCode::OK
+        && asked.headers.contains_key(RANGE)
+        && let Some(length) = length
+    {
+        let ranges =
+            range::resolve(asked.headers, headers, length, options.max_ranges, now.seconds());
+        return match ranges {
+            Ranges::Whole => Shape::Whole,
+            Ranges::Unsatisfiable => Shape::Unsatisfiable,
+            Ranges::Parts(spans) => joined(&spans).map_or(Shape::Whole, Shape::Part),
+        };
+    }
+    Shape::Whole
+}
+
+/// Several ranges as one, where nothing lies between them.
+fn joined(spans: &[Span]) -> Option<Span> {
+    let mut sorted = spans.to_vec();
+    sorted.sort_unstable();
+    let adjacent = sorted.windows(2).all(|pair| pair[0].1 + 1 == pair[1].0);
+    let (first, last) = (sorted.first()?, sorted.last()?);
+    adjacent.then_some((first.0, last.1))
+}
+
+fn whole<B>(
+    status: StatusCode,
+    headers: HeaderMap,
+    body: ResponseBody<B>,
+) -> Response<ResponseBody<B>> {
+    let mut response = Response::new(body);
+    *response.status_mut() = status;
+    *response.headers_mut() = headers;
+    response
+}
+
+fn not_modified<B>(mut headers: HeaderMap) -> Response<ResponseBody<B>> {
+    conditional::strip_for_not_modified(&mut headers);
+    whole(StatusCode::NOT_MODIFIED, headers, ResponseBody::empty())
+}
+
+fn part<B>(
+    mut headers: HeaderMap,
+    (first, last): Span,
+    length: u64,
+    body: ResponseBody<B>,
+) -> Response<ResponseBody<B>> {
+    let value = format!("bytes {first}-{last}/{length}");
+    headers.insert(CONTENT_RANGE, HeaderValue::try_from(value).expect("digits are valid"));
+    headers.insert(CONTENT_LENGTH, HeaderValue::from(last - first + 1));
+    whole(StatusCode::PARTIAL_CONTENT, headers, body)
+}
+
+/// RFC 9110, section 15.5.17.
+fn unsatisfiable<B>(mut headers: HeaderMap, length: u64) -> Response<ResponseBody<B>> {
+    conditional::strip_for_not_modified(&mut headers);
+    let value = format!("bytes */{length}");
+    headers.insert(CONTENT_RANGE, HeaderValue::try_from(value).expect("digits are valid"));
+    headers.insert(ACCEPT_RANGES, HeaderValue::from_static("bytes"));
+    headers.insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
+    whole(StatusCode::RANGE_NOT_SATISFIABLE, headers, ResponseBody::empty())
+}
+
+/// RFC 9110, sections 15.3.5 and 15.4.5.
+pub(crate) fn is_bodiless(status: StatusCode) -> bool {
+    matches!(status.as_u16(), 100..=199 | 204 | 205 | 304)
+}
+
+fn age_value(age: Duration) -> HeaderValue {
+    HeaderValue::from(age.as_secs().min(MAX_SECONDS))
+}
+
+/// The answer to one who waited for a fill that ended in a stored response.
+pub(crate) fn forwarded_status(
+    forward: super::outcome::Forward,
+    status: Option<StatusCode>,
+) -> Status {
+    Status { forward_status: status, ..Status::forwarded(forward) }
+}
+
+/// A handle on a live response for one more reader.
+pub(crate) fn reader(live: &Arc<Live>) -> Option<TapeReader> {
+    live.tape.read()
+}

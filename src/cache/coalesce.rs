@@ -1,0 +1,250 @@
+//! Collapsing: one call to the handler for all who ask for the same thing at the same time.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::hash::{BuildHasher, RandomState};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use super::key::CacheKey;
+use super::policy::vary::{Selection, Vary};
+use super::stored::{Head, Stored};
+use super::tape::Tape;
+
+/// What is filled: a variant of a resource, for clients of one kind.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct FlightKey {
+    pub(crate) key: CacheKey,
+    /// What the request presents in the fields known to select; empty as long as none are known.
+    pub(crate) selection: Selection,
+    /// Answers to requests with credentials are told apart: few of them may be shared.
+    pub(crate) authorized: bool,
+}
+
+/// What came of a fill, for those who wait for it.
+#[derive(Clone, Debug)]
+pub(crate) enum Landing {
+    /// The head has not come yet.
+    Waiting,
+    /// It is being recorded, and may be shared.
+    Recording(Arc<Live>),
+    /// The stored response was validated, or is used in place of a failure.
+    Stored(Arc<Stored>, Use),
+    /// Everyone has to ask for themselves.
+    Released,
+}
+
+/// Why a stored response answers after a fill.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Use {
+    Validated,
+    StaleOnFailure,
+}
+
+/// A response whose body is being recorded.
+#[derive(Debug)]
+pub(crate) struct Live {
+    pub(crate) head: Arc<Head>,
+    pub(crate) vary: Vary,
+    pub(crate) tape: Arc<Tape>,
+    /// The length of the body, where it is declared.
+    pub(crate) length: Option<u64>,
+}
+
+/// A fill under way.
+#[derive(Debug)]
+pub(crate) struct Flight {
+    landing: watch::Sender<Landing>,
+    doomed: AtomicBool,
+}
+
+impl Flight {
+    /// Makes its result unfit to be stored or joined: what it answers may be from before a change.
+    pub(crate) fn doom(&self) {
+        self.doomed.store(true, Ordering::SeqCst);
+    }
+
+    pub(crate) fn is_doomed(&self) -> bool {
+        self.doomed.load(Ordering::SeqCst)
+    }
+
+    /// How many wait for it.
+    pub(crate) fn followers(&self) -> usize {
+        self.landing.receiver_count()
+    }
+
+    pub(crate) fn landing(&self) -> Landing {
+        self.landing.borrow().clone()
+    }
+}
+
+/// What a request does about a missing response.
+pub(crate) enum Join<T> {
+    /// What it came for is there by now.
+    Found(T),
+    Lead(Guard),
+    Follow(watch::Receiver<Landing>),
+    /// The key was not worth waiting for lately.
+    Pass,
+}
+
+/// Fills under way, and keys that turned out not to be shareable a short time ago.
+#[derive(Debug)]
+pub(crate) struct Flights {
+    inner: Mutex<Inner>,
+    hasher: RandomState,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    flights: HashMap<FlightKey, Arc<Flight>>,
+    /// By hash only: a collision costs a collapse, nothing else.
+    passes: HashMap<u64, Instant>,
+}
+
+/// How many keys are remembered as not shareable.
+const PASSES: usize = 16 * 1024;
+
+impl Flights {
+    pub(crate) fn new() -> Self {
+        Self { inner: Mutex::default(), hasher: RandomState::new() }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Joins the fill of `key`, or begins it.
+    ///
+    /// `look` looks into the store once more, under the lock: a fill that ended since the caller looked has
+    /// stored its response before it left the table, so it is either here or there.
+    pub(crate) fn join<T>(
+        self: &Arc<Self>,
+        key: &FlightKey,
+        now: Instant,
+        look: impl FnOnce() -> Option<T>,
+    ) -> Join<T> {
+        let hash = self.hasher.hash_one(key);
+        let mut inner = self.lock();
+        if let Some(until) = inner.passes.get(&hash) {
+            if *until > now {
+                return Join::Pass;
+            }
+            inner.passes.remove(&hash);
+        }
+        if let Some(flight) = inner.flights.get(key)
+            && !flight.is_doomed()
+        {
+            return Join::Follow(flight.landing.subscribe());
+        }
+        if let Some(found) = look() {
+            return Join::Found(found);
+        }
+        let flight = Arc::new(Flight {
+            landing: watch::Sender::new(Landing::Waiting),
+            doomed: AtomicBool::new(false),
+        });
+        inner.flights.insert(key.clone(), flight.clone());
+        drop(inner);
+        Join::Lead(Guard { flights: self.clone(), key: key.clone(), flight })
+    }
+
+    /// Joins the fill of `key` if there is one.
+    pub(crate) fn follow<T>(&self, key: &FlightKey) -> Option<Join<T>> {
+        let inner = self.lock();
+        let flight = inner.flights.get(key).filter(|flight| !flight.is_doomed())?;
+        Some(Join::Follow(flight.landing.subscribe()))
+    }
+
+    /// Remembers that answers for this key cannot be shared.
+    pub(crate) fn remember_pass(&self, key: &FlightKey, until: Instant, now: Instant) {
+        let hash = self.hasher.hash_one(key);
+        let mut inner = self.lock();
+        if inner.passes.len() >= PASSES {
+            inner.passes.retain(|_, until| *until > now);
+        }
+        if inner.passes.len() < PASSES {
+            inner.passes.insert(hash, until);
+        }
+    }
+
+    /// Takes that back: an answer could be shared after all.
+    pub(crate) fn forget_pass(&self, key: &FlightKey) {
+        let hash = self.hasher.hash_one(key);
+        self.lock().passes.remove(&hash);
+    }
+
+    /// Dooms the fills that `concerned` names.
+    pub(crate) fn doom(&self, concerned: impl Fn(&CacheKey, &Flight) -> bool) {
+        let inner = self.lock();
+        for (key, flight) in &inner.flights {
+            if concerned(&key.key, flight) {
+                flight.doom();
+            }
+        }
+    }
+
+    /// How many fills are under way.
+    pub(crate) fn len(&self) -> usize {
+        self.lock().flights.len()
+    }
+}
+
+/// Held by the one who fills. However it goes away, nobody waits for it after that.
+#[derive(Debug)]
+pub(crate) struct Guard {
+    flights: Arc<Flights>,
+    key: FlightKey,
+    flight: Arc<Flight>,
+}
+
+impl Guard {
+    pub(crate) fn key(&self) -> &FlightKey {
+        &self.key
+    }
+
+    pub(crate) fn flight(&self) -> &Arc<Flight> {
+        &self.flight
+    }
+
+    /// Tells all followers what came of it.
+    pub(crate) fn land(&self, landing: Landing) {
+        self.flight.landing.send_replace(landing);
+    }
+
+    /// Lets the followers go their own ways, and those of the next `pass` not queue at all.
+    pub(crate) fn release(self, now: Instant, pass: Duration) {
+        if !pass.is_zero() {
+            // Before the followers are woken: what they see when they ask again is the pass.
+            self.flights.remember_pass(&self.key, now + pass, now);
+        }
+        self.land(Landing::Released);
+    }
+
+    /// Lets nobody join any more; who has joined stays.
+    pub(crate) fn close(&self) {
+        let mut inner = self.flights.lock();
+        if let Entry::Occupied(entry) = inner.flights.entry(self.key.clone())
+            && Arc::ptr_eq(entry.get(), &self.flight)
+        {
+            entry.remove();
+        }
+    }
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        self.close();
+        self.flight.landing.send_if_modified(|landing| {
+            let waiting = matches!(landing, Landing::Waiting);
+            if waiting {
+                *landing = Landing::Released;
+            }
+            waiting
+        });
+    }
+}

@@ -1,0 +1,328 @@
+//! One call of the handler, and what its answer means.
+
+use std::future::poll_fn;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{CONTENT_LOCATION, ETAG};
+use http::{Extensions, HeaderMap, Method, Request, Response, StatusCode};
+use http_body::Body;
+use tower_service::Service;
+
+use super::BoxError;
+use super::answer::{self, Asked};
+use super::body::ResponseBody;
+use super::coalesce::{Live, Use};
+use super::event::count;
+use super::fields::Fields;
+use super::key::CacheKey;
+use super::outcome::{CacheOutcome, Forward, Status};
+use super::partial;
+use super::policy::{
+    Exchange, Failure, RequestControl, Terms, conditional, freshen, invalidation, reuse, single,
+    storing,
+};
+use super::record::{self, Recording, Since};
+use super::service::Shared;
+use super::stored::{Head, Stored};
+use super::tape::Tape;
+
+/// What comes of a request.
+pub(crate) type Answer<B, E> = Result<Response<ResponseBody<B>>, E>;
+
+/// What the client asked; kept while its request is with the handler.
+#[derive(Clone, Debug)]
+pub(crate) struct Client {
+    pub(crate) method: Method,
+    pub(crate) headers: HeaderMap,
+    pub(crate) key: CacheKey,
+    pub(crate) control: RequestControl,
+    pub(crate) forward: Forward,
+}
+
+impl Client {
+    pub(crate) fn asked(&self) -> Asked<'_> {
+        Asked { method: &self.method, headers: &self.headers, key: self.key.as_str() }
+    }
+
+    pub(crate) fn forces_an_answer(&self) -> bool {
+        let control = &self.control;
+        control.no_cache || control.max_age.is_some() || control.min_fresh.is_some()
+    }
+}
+
+/// What the handler's answer means.
+pub(crate) enum Fetched<B> {
+    /// The stored response answers, after this status.
+    Stored(Arc<Stored>, Use, Option<StatusCode>),
+    /// It is recorded.
+    Recording(Recording<B>, Response<ResponseBody<B>>),
+    /// It goes to the client and nowhere else.
+    Pass(Response<ResponseBody<B>>),
+}
+
+/// Asks the handler, with the validators of what is stored, and judges what it answers.
+pub(crate) async fn fetch<S, Q, B>(
+    shared: &Arc<Shared>,
+    inner: S,
+    mut request: Request<Q>,
+    client: &Client,
+    stale: Option<&Arc<Stored>>,
+    keep_conditions: bool,
+    since: Since,
+) -> Result<Fetched<B>, S::Error>
+where
+    S: Service<Request<Q>, Response = Response<B>>,
+    B: Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<BoxError>,
+{
+    let rules = &shared.options.rules;
+    let validated = stale.filter(|stored| stored.head.has_validator());
+    if let Some(stored) = validated {
+        let mut fields = stored.head.fields.to_map(0);
+        if stored.head.own_etag {
+            fields.remove(ETAG);
+        }
+        conditional::add_validators(request.headers_mut(), &fields);
+    } else if !keep_conditions {
+        conditional::remove_conditions(request.headers_mut());
+    }
+    let requested = shared.state.now().wall();
+    let answer = call(inner, request).await;
+    let now = shared.state.now();
+    let usable_after = |failure| {
+        stale
+            .filter(|stored| {
+                let age = stored.head.age(&now);
+                let expired = stored.expired_for(&now);
+                let terms = &stored.head.terms;
+                reuse::is_usable_after(rules, terms, &client.control, age, expired, failure)
+            })
+            .cloned()
+    };
+    let response = match answer {
+        Ok(response) => response,
+        Err(error) => {
+            return match usable_after(Failure::Error) {
+                Some(stored) => Ok(Fetched::Stored(stored, Use::StaleOnFailure, None)),
+                None => Err(error),
+            };
+        }
+    };
+    let status = response.status();
+    if status == StatusCode::NOT_MODIFIED
+        && let Some(stored) = validated
+    {
+        let (parts, _) = response.into_parts();
+        let new = freshened(shared, client, stored, parts, requested, &since);
+        return Ok(Fetched::Stored(new, Use::Validated, Some(status)));
+    }
+    if let Some(stored) = usable_after(Failure::Status(status)) {
+        return Ok(Fetched::Stored(stored, Use::StaleOnFailure, Some(status)));
+    }
+    Ok(settle(shared, client, response, requested, since, !keep_conditions))
+}
+
+/// The stored response, brought up to date by a 304 (RFC 9111, section 4.3.4).
+pub(crate) fn freshened(
+    shared: &Shared,
+    client: &Client,
+    stored: &Arc<Stored>,
+    mut update: http::response::Parts,
+    requested: Duration,
+    since: &Since,
+) -> Arc<Stored> {
+    let options = &shared.options;
+    let now = shared.state.now();
+    let mut tags = record::take_tags(options, &mut update.headers);
+    if tags.is_none() {
+        tags = stored.head.tags.clone();
+    }
+    let merged = freshen::merge(&options.rules, &stored.head.fields.to_map(0), &update.headers);
+    // The age of the stored response is that of the 304 now, not its own.
+    let mut dated = merged.clone();
+    if let Some(age) = update.headers.get(http::header::AGE) {
+        dated.insert(http::header::AGE, age.clone());
+    }
+    if !update.headers.contains_key(http::header::DATE) {
+        dated.remove(http::header::DATE);
+    }
+    let exchange = Exchange {
+        method: &Method::GET,
+        request: &client.headers,
+        status: stored.head.status,
+        response: &dated,
+        requested,
+        received: now.wall(),
+    };
+    let terms = Terms::new(&options.rules, &exchange);
+    let mut merged = merged;
+    if !update.headers.contains_key(http::header::DATE) {
+        let date = super::policy::date::format(now.seconds());
+        if let Ok(date) = date.try_into() {
+            merged.insert(http::header::DATE, date);
+        }
+    }
+    let head = Head {
+        status: stored.head.status,
+        fields: Fields::new(&merged),
+        terms,
+        selection: stored.head.selection.clone(),
+        at: now,
+        tags,
+        own_etag: stored.head.own_etag,
+        by_language: stored.head.by_language,
+    };
+    let trailers = stored.trailers.as_deref().cloned();
+    let new = Arc::new(Stored::new(Arc::new(head), stored.body.clone(), trailers));
+    let keeps = storing::storable(&options.rules, &exchange).is_ok();
+    if !since.is_wrong(shared) {
+        if keeps {
+            shared.state.freshen(&client.key, options, stored, new.clone());
+        } else {
+            // The 304 says that it may not be kept any more.
+            shared.state.invalidate(&client.key);
+        }
+    }
+    new
+}
+
+/// Decides at the head whether a response is recorded; what is not goes through untouched.
+pub(crate) fn settle<B>(
+    shared: &Arc<Shared>,
+    client: &Client,
+    response: Response<B>,
+    requested: Duration,
+    since: Since,
+    conditions_removed: bool,
+) -> Fetched<B>
+where
+    B: Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<BoxError>,
+{
+    let options = &shared.options;
+    let now = shared.state.now();
+    let (mut parts, body) = response.into_parts();
+    let tags = record::take_tags(options, &mut parts.headers);
+    let exchange = Exchange {
+        method: &client.method,
+        request: &client.headers,
+        status: parts.status,
+        response: &parts.headers,
+        requested,
+        received: now.wall(),
+    };
+    let mut refusal = None;
+    let mut judged = None;
+    let length = record::declared_length(&parts, &body);
+    if options.skip_response.as_ref().is_some_and(|skip| skip(&parts)) {
+        refusal = Some("skipped");
+    } else if record::too_large(options, length) {
+        refusal = Some("too-large");
+    } else {
+        match storing::storable(&options.rules, &exchange) {
+            Ok(_) if client.method == Method::POST && !names_itself(client, &parts.headers) => {
+                refusal = Some("method");
+            }
+            Ok(terms) => judged = Some(terms),
+            Err(storing::Refusal::Partial) if options.rules.partial => {
+                return partial::part(shared, client, parts, body, tags, requested, since);
+            }
+            Err(reason) => refusal = Some(record::detail(reason)),
+        }
+    }
+    let mut status = answer::forwarded_status(client.forward, Some(parts.status));
+    status.stored = judged.is_some();
+    status.detail = refusal;
+    let recorded = judged.map(|terms| {
+        let (head, vary) = record::head(shared, &client.headers, &mut parts, terms, tags, now);
+        let tape = Arc::new(Tape::default());
+        let live = Arc::new(Live { head: Arc::new(head), vary, tape, length });
+        (live, parts.headers.clone())
+    });
+    record::remove_targeted(options, &mut parts.headers);
+    let not_modified = conditions_removed
+        && client.method == Method::GET
+        && answer::is_not_modified(client.asked(), &parts, now.wall());
+    if not_modified {
+        answer::strip_for_not_modified(&mut parts);
+    }
+    match recorded {
+        None => {
+            let body = if not_modified { ResponseBody::empty() } else { ResponseBody::inner(body) };
+            let mut response = Response::from_parts(parts, body);
+            answer::mark(options, &mut response, client.key.as_str(), &status, CacheOutcome::Miss);
+            Fetched::Pass(response)
+        }
+        Some((live, _)) => {
+            let own = match live.tape.read() {
+                Some(reader) if !not_modified => ResponseBody::recorded(reader, length),
+                _ => ResponseBody::empty(),
+            };
+            let mut response = Response::from_parts(parts, own);
+            answer::mark(options, &mut response, client.key.as_str(), &status, CacheOutcome::Miss);
+            let recording = Recording::new(live, body, client.key.clone(), since);
+            Fetched::Recording(recording, response)
+        }
+    }
+}
+
+/// A response to POST that says where to GET it (RFC 9110, section 9.3.3).
+fn names_itself(client: &Client, response: &HeaderMap) -> bool {
+    let Some(location) = single(response, CONTENT_LOCATION) else {
+        return false;
+    };
+    let Ok(location) = std::str::from_utf8(location) else {
+        return false;
+    };
+    let target = client.key.path_and_query();
+    invalidation::resolve(client.key.authority(), target, location).as_deref() == Some(target)
+}
+
+pub(crate) fn landed_on<B>(
+    shared: &Shared,
+    client: &Client,
+    stored: &Stored,
+    used: Use,
+    forward_status: Option<StatusCode>,
+    collapsed: bool,
+) -> Response<ResponseBody<B>> {
+    let state = &shared.state;
+    let outcome = match used {
+        Use::Validated => {
+            count(&state.counters.validated);
+            CacheOutcome::Validated
+        }
+        Use::StaleOnFailure => {
+            count(&state.counters.stale);
+            CacheOutcome::Stale
+        }
+    };
+    let forward = match client.forward {
+        Forward::Request => Forward::Request,
+        _ => Forward::Stale,
+    };
+    let status = Status { collapsed, ..answer::forwarded_status(forward, forward_status) };
+    answer::from_stored(&shared.options, client.asked(), stored, &state.now(), status, outcome)
+}
+
+/// Calls the service once it is ready.
+pub(crate) async fn call<S, Q>(mut inner: S, request: Request<Q>) -> Result<S::Response, S::Error>
+where
+    S: Service<Request<Q>>,
+{
+    poll_fn(|cx| inner.poll_ready(cx)).await?;
+    inner.call(request).await
+}
+
+/// Counts background work as in flight, where the server says with what.
+#[cfg(feature = "layer")]
+pub(crate) fn in_flight(extensions: &Extensions) -> Option<crate::drain::DrainGuard> {
+    extensions.get::<crate::drain::Drain>().map(crate::drain::Drain::guard)
+}
+
+#[cfg(not(feature = "layer"))]
+pub(crate) fn in_flight(_: &Extensions) -> Option<()> {
+    None
+}

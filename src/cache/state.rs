@@ -1,0 +1,305 @@
+//! What all services of one cache share.
+
+use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Duration;
+
+use http::HeaderMap;
+
+use super::clock::{Clock, Moment};
+use super::coalesce::{Flight, Flights};
+use super::event::{CacheEvent, Counters, count};
+use super::key::CacheKey;
+use super::options::Options;
+use super::parts::Parts;
+use super::policy::no_vary_search::NoVarySearch;
+use super::store::{Change, Gone, Limits, Store, weigh};
+use super::stored::{Resource, Stored};
+use crate::lru::{Cause, LruCache};
+
+type Hook = Box<dyn Fn(CacheEvent<'_>) + Send + Sync>;
+
+pub(crate) struct State {
+    pub(crate) store: Store,
+    pub(crate) flights: Arc<Flights>,
+    pub(crate) counters: Counters,
+    clock: OnceLock<Clock>,
+    hook: OnceLock<Hook>,
+    /// Counts whatever makes stored responses wrong, for fills that are in no table.
+    changes: AtomicU64,
+    searches: Mutex<LruCache<Box<str>, NoVarySearch>>,
+    any_search: OnceLock<()>,
+}
+
+/// How many paths may have a `No-Vary-Search` of their own.
+const SEARCHES: usize = 4096;
+
+/// What a lookup found.
+pub(crate) enum Found {
+    Selected(Arc<Stored>),
+    /// Other variants only; one of them, which tells what selects.
+    OtherVariant(Arc<Stored>),
+    Nothing,
+}
+
+/// When a recording began, as far as later changes are concerned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Epoch(u64);
+
+impl State {
+    pub(crate) fn new(limits: &Limits) -> Self {
+        Self {
+            store: Store::new(limits),
+            flights: Arc::new(Flights::new()),
+            counters: Counters::default(),
+            clock: OnceLock::new(),
+            hook: OnceLock::new(),
+            changes: AtomicU64::new(0),
+            searches: Mutex::new(LruCache::new(SEARCHES)),
+            any_search: OnceLock::new(),
+        }
+    }
+
+    /// The first one set counts.
+    pub(crate) fn set_clock(&self, clock: Clock) {
+        let _ = self.clock.set(clock);
+    }
+
+    /// The first one set counts.
+    pub(crate) fn set_hook(&self, hook: Hook) {
+        let _ = self.hook.set(hook);
+    }
+
+    pub(crate) fn now(&self) -> Moment {
+        self.clock.get_or_init(Clock::default).now()
+    }
+
+    pub(crate) fn tell(&self, event: CacheEvent<'_>) {
+        if let Some(hook) = self.hook.get() {
+            hook(event);
+        }
+    }
+
+    /// Looks for what answers `request`.
+    pub(crate) fn find(&self, key: &CacheKey, request: &HeaderMap) -> Found {
+        let mut resource = self.get(key);
+        if resource.is_none()
+            && let Some(key) = self.searched(key)
+        {
+            resource = self.get(&key);
+        }
+        match resource {
+            None => Found::Nothing,
+            Some(resource) => match resource.select(request) {
+                Some(stored) => Found::Selected(stored.clone()),
+                None => resource
+                    .variants()
+                    .first()
+                    .map_or(Found::Nothing, |stored| Found::OtherVariant(stored.clone())),
+            },
+        }
+    }
+
+    fn get(&self, key: &CacheKey) -> Option<Resource> {
+        let (found, gone) = self.store.get(key);
+        self.discard(gone);
+        found
+    }
+
+    /// The key under which answers to queries like this one are stored, where a response said so.
+    fn searched(&self, key: &CacheKey) -> Option<CacheKey> {
+        self.any_search.get()?;
+        let mut searches = self.searches.lock().unwrap_or_else(PoisonError::into_inner);
+        let rule = searches.get(key.without_query())?;
+        Some(searched_key(key, rule))
+    }
+
+    /// Where a response to `key` belongs.
+    fn place(&self, key: &CacheKey, options: &Options, stored: &Stored) -> CacheKey {
+        if !options.rules.no_vary_search {
+            return key.clone();
+        }
+        let name = http::HeaderName::from_static("no-vary-search");
+        if !stored.head.fields.contains(&name) {
+            return key.clone();
+        }
+        let Some(rule) = NoVarySearch::parse(&stored.head.fields.to_map(0)) else {
+            return key.clone();
+        };
+        let place = searched_key(key, &rule);
+        let mut searches = self.searches.lock().unwrap_or_else(PoisonError::into_inner);
+        searches.insert(key.without_query().into(), rule);
+        self.any_search.get_or_init(|| ());
+        place
+    }
+
+    /// Stores a response, unless something changed since its fill began.
+    pub(crate) fn put(
+        &self,
+        key: &CacheKey,
+        options: &Options,
+        stored: Arc<Stored>,
+        is_wrong: impl Fn() -> bool,
+    ) -> bool {
+        let place = self.place(key, options, &stored);
+        let kept_for = stored.kept_for(&options.rules, options.retention);
+        let mut weight = None;
+        let gone = self.store.update(&place, |known| {
+            // Asked under the lock of the shard: whoever makes it wrong says so first and takes the lock to
+            // remove what is stored afterwards. So either this sees it, or that removes this.
+            if is_wrong() {
+                return Change::Keep;
+            }
+            let resource = match known {
+                Some(known) => known.with(stored.clone(), options.max_variants),
+                None => Resource::One(stored.clone()),
+            };
+            weight = Some(weigh(&place, &resource));
+            Change::Put(resource, kept_for)
+        });
+        if let Some(weight) = weight {
+            count(&self.counters.stores);
+            self.tell(CacheEvent::Store(&place, weight));
+        }
+        self.discard(gone);
+        weight.is_some()
+    }
+
+    /// Replaces one stored response by its updated form, if it is still there.
+    pub(crate) fn freshen(
+        &self,
+        key: &CacheKey,
+        options: &Options,
+        old: &Arc<Stored>,
+        new: Arc<Stored>,
+    ) {
+        let place = self.place(key, options, &new);
+        let kept_for = new.kept_for(&options.rules, options.retention);
+        let gone = self.store.update(&place, |known| {
+            let Some(known) = known else {
+                return Change::Keep;
+            };
+            let mut variants = known.variants().to_vec();
+            let Some(slot) = variants.iter_mut().find(|stored| Arc::ptr_eq(stored, old)) else {
+                return Change::Keep;
+            };
+            *slot = new.clone();
+            match Resource::of(variants) {
+                Some(resource) => Change::Put(resource, kept_for),
+                None => Change::Keep,
+            }
+        });
+        self.discard(gone);
+    }
+
+    /// Stores a part, joined to those of the same representation; hands out the whole once it is one.
+    pub(crate) fn put_parts(
+        &self,
+        key: &CacheKey,
+        options: &Options,
+        parts: Parts,
+        epoch: Epoch,
+        is_same: impl Fn(&Parts) -> bool,
+    ) -> Option<Arc<Parts>> {
+        let place = parts_key(key);
+        let kept_for = parts.head.terms.usable_for(&options.rules);
+        let mut whole = None;
+        let gone = self.store.update(&place, |known| {
+            if self.epoch() != epoch {
+                return Change::Keep;
+            }
+            let joined = match known {
+                Some(Resource::Parts(known)) if is_same(known) => known.with(&parts),
+                _ => parts.with(&parts),
+            };
+            let joined = Arc::new(joined);
+            if joined.bytes() > options.max_body_size {
+                return Change::Keep;
+            }
+            if joined.whole().is_some() {
+                whole = Some(joined);
+                return Change::Remove;
+            }
+            Change::Put(Resource::Parts(joined), kept_for)
+        });
+        self.discard(gone);
+        whole
+    }
+
+    /// The parts stored under `key`.
+    pub(crate) fn parts(&self, key: &CacheKey) -> Option<Arc<Parts>> {
+        match self.get(&parts_key(key)) {
+            Some(Resource::Parts(parts)) => Some(parts),
+            _ => None,
+        }
+    }
+
+    /// Removes everything stored under `key`, and makes fills under way unfit to be stored.
+    pub(crate) fn invalidate(&self, key: &CacheKey) -> bool {
+        self.doom(|other, _| other == key);
+        let mut found = false;
+        let places = [Some(key.clone()), Some(parts_key(key)), self.searched(key)];
+        for place in places.into_iter().flatten() {
+            let gone = self.store.update(&place, |known| {
+                found |= known.is_some();
+                Change::Remove
+            });
+            self.discard(gone);
+        }
+        found
+    }
+
+    /// Removes what `is_wrong` names.
+    pub(crate) fn remove(&self, is_wrong: impl Fn(&CacheKey, &Resource) -> bool) -> usize {
+        let gone = self.store.retain(|key, resource| !is_wrong(key, resource));
+        let removed = gone.iter().filter(|(.., cause)| *cause == Cause::Removed).count();
+        self.discard(gone);
+        removed
+    }
+
+    /// Before anything is removed, so that no fill under way puts it back.
+    pub(crate) fn doom(&self, concerned: impl Fn(&CacheKey, &Flight) -> bool) {
+        self.changes.fetch_add(1, Ordering::SeqCst);
+        self.flights.doom(concerned);
+    }
+
+    pub(crate) fn epoch(&self) -> Epoch {
+        Epoch(self.changes.load(Ordering::SeqCst))
+    }
+
+    /// Tells of what left, and drops it outside of every lock.
+    pub(crate) fn discard(&self, gone: Vec<Gone>) {
+        for (key, resource, cause) in gone {
+            match cause {
+                Cause::Capacity => count(&self.counters.evictions),
+                Cause::Expired => count(&self.counters.expirations),
+                _ => {}
+            }
+            self.tell(CacheEvent::Evict(&key));
+            drop(resource);
+        }
+    }
+
+    /// How long a response to `key` stays usable at the latest.
+    pub(crate) fn pass_until(&self, pass_for: Duration) -> tokio::time::Instant {
+        self.now().steady + pass_for
+    }
+}
+
+fn searched_key(key: &CacheKey, rule: &NoVarySearch) -> CacheKey {
+    key.beside("search", &rule.canonical(key.query()))
+}
+
+fn parts_key(key: &CacheKey) -> CacheKey {
+    key.beside("parts", key.query())
+}
+
+impl fmt::Debug for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("State")
+            .field("store", &self.store)
+            .field("counters", &self.counters)
+            .finish_non_exhaustive()
+    }
+}

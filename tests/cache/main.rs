@@ -1,0 +1,11 @@
+//! The response cache, seen from outside: requests go in, responses and calls of the handler are counted.
+
+mod bad_input;
+mod body;
+mod collapse;
+mod control;
+mod defects;
+mod expiry;
+mod rules;
+mod semantics;
+mod support;
