@@ -20,7 +20,7 @@ use tokio::time::sleep;
 /// How long the browser waits before it connects again.
 const RETRY: Duration = Duration::from_millis(100);
 
-pub fn app() -> Router {
+pub(crate) fn app() -> Router {
     Router::new().route("/ticks", get(async |handle: Handle| Sse::new(ticks(handle))))
 }
 

@@ -13,7 +13,7 @@ use axum::{
 };
 use graceful::Handle;
 
-pub fn app() -> Router {
+pub(crate) fn app() -> Router {
     Router::new().route("/websocket", get(echo))
 }
 

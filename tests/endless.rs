@@ -3,11 +3,11 @@
 #![cfg(target_os = "linux")]
 
 #[path = "../examples/sse.rs"]
-#[expect(dead_code, unreachable_pub, reason = "it is a program of its own")]
+#[expect(dead_code, reason = "it is a program of its own")]
 mod sse;
 mod support;
 #[path = "../examples/websocket.rs"]
-#[expect(dead_code, unreachable_pub, reason = "it is a program of its own")]
+#[expect(dead_code, reason = "it is a program of its own")]
 mod websocket;
 
 use std::net::SocketAddr;

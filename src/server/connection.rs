@@ -206,6 +206,8 @@ struct Watch {
     patient: bool,
     /// While no drain has begun: when to look whether the client has kept us waiting for too long.
     look: Option<Pin<Box<Sleep>>>,
+    /// The timer will wake this task.
+    looks: bool,
     /// The next look is for the rest of a head.
     in_head: bool,
     /// Whether what was read in between requests is a part of the next one.
@@ -219,6 +221,7 @@ impl Watch {
             grace: None,
             patient: false,
             look: None,
+            looks: false,
             in_head: false,
             has_heads: true,
         }
@@ -239,9 +242,15 @@ impl Watch {
         } else if let (Some(timeout), false) = (header_timeout, self.in_head) {
             // A look that finds a request in flight comes to nothing, and is rare.
             self.in_head = true;
+            self.looks = false;
             look.as_mut().reset(now() + timeout);
         }
-        if look.as_mut().poll(cx).is_pending() {
+        // Asked once to wake this task, it does: to poll it each time would cost more than to ask.
+        if self.looks && !look.is_elapsed() {
+            return Poll::Pending;
+        }
+        self.looks = look.as_mut().poll(cx).is_pending();
+        if self.looks {
             return Poll::Pending;
         }
         if !idle() {
