@@ -21,6 +21,9 @@ pub(crate) enum Kind {
     Bind,
     /// An inherited socket is not what was promised.
     Inherited,
+    /// A certificate or key cannot be used.
+    #[cfg(feature = "tls")]
+    Tls,
     /// The application could not be built.
     App,
     /// A worker could not be started, or ended before it was ready.
@@ -67,6 +70,13 @@ impl Error {
     /// Whether a socket inherited from the supervisor is not a listening stream socket.
     pub fn is_inherited(&self) -> bool {
         self.kind == Kind::Inherited
+    }
+
+    /// Whether a certificate or key cannot be read or used, or the two do not belong together. In a
+    /// worker: its master has [`is_worker`](Self::is_worker), with this error in its text.
+    #[cfg(feature = "tls")]
+    pub fn is_tls(&self) -> bool {
+        self.kind == Kind::Tls
     }
 
     /// Whether the closure given to `serve_with` failed.

@@ -1,11 +1,12 @@
 use std::{
-    fmt,
+    fmt, io,
+    os::fd::{AsFd, OwnedFd},
     sync::{Arc, OnceLock},
 };
 
 use axum::extract::FromRequestParts;
 use http::{StatusCode, request::Parts};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::{Error, drain::Drain, error::Kind};
 
@@ -36,25 +37,46 @@ pub struct Handle {
 struct Shared {
     commands: mpsc::UnboundedSender<Command>,
     drain: Drain,
+    active: watch::Sender<bool>,
     /// Known once the server runs: the generation, or `None` in a single process.
     generation: OnceLock<Option<u64>>,
+    /// Held from the question for a kept descriptor until it is known: two at once would both bind.
+    keeping: tokio::sync::Mutex<()>,
 }
 
 #[derive(Debug)]
 pub(crate) enum Command {
     Reload,
+    /// Unless the binary has failed before.
+    ReloadUntried,
     /// And say how it went.
     #[cfg_attr(not(feature = "admin"), expect(dead_code, reason = "asked on the admin socket"))]
     ReloadAndTell(oneshot::Sender<Result<u64, String>>),
     /// To the binary before; and say how it went, if somebody asks.
     Rollback(Option<oneshot::Sender<Result<u64, String>>>),
+    /// For what is kept under this name.
+    Fetch {
+        name: String,
+        answer: oneshot::Sender<Option<OwnedFd>>,
+    },
+    /// Keep this for the workers to come.
+    Keep {
+        name: String,
+        fd: OwnedFd,
+    },
     Stop,
 }
 
 impl Handle {
     pub(crate) fn new() -> (Self, mpsc::UnboundedReceiver<Command>) {
         let (commands, receiver) = mpsc::unbounded_channel();
-        let shared = Shared { commands, drain: Drain::new(), generation: OnceLock::new() };
+        let shared = Shared {
+            commands,
+            drain: Drain::new(),
+            active: watch::Sender::new(false),
+            generation: OnceLock::new(),
+            keeping: tokio::sync::Mutex::default(),
+        };
         (Self { shared: Arc::new(shared) }, receiver)
     }
 
@@ -66,6 +88,16 @@ impl Handle {
     /// [`is_no_master`](Error::is_no_master) in a single process, and when the server has ended.
     pub fn reload(&self) -> Result<(), Error> {
         self.ask(Command::Reload)
+    }
+
+    /// Asks for a new worker unless the binary in place, by the SHA-256 of its content, has failed
+    /// before: for what reloads by itself, and should not try a bad binary for ever. Returns at once.
+    ///
+    /// # Errors
+    ///
+    /// As [`reload`](Self::reload).
+    pub fn reload_untried(&self) -> Result<(), Error> {
+        self.ask(Command::ReloadUntried)
     }
 
     /// Asks for a new worker from the binary that ran before the present one. That is kept open, so
@@ -94,9 +126,23 @@ impl Handle {
     /// [`is_no_master`](Error::is_no_master) when nobody can know.
     #[cfg(feature = "admin")]
     pub(crate) async fn reload_and_wait(&self) -> Result<u64, Error> {
+        self.wait_for(Command::ReloadAndTell).await
+    }
+
+    /// Asks for the binary before and waits likewise.
+    #[cfg(feature = "admin")]
+    pub(crate) async fn rollback_and_wait(&self) -> Result<u64, Error> {
+        self.wait_for(|waiter| Command::Rollback(Some(waiter))).await
+    }
+
+    #[cfg(feature = "admin")]
+    async fn wait_for(
+        &self,
+        command: impl FnOnce(oneshot::Sender<Result<u64, String>>) -> Command,
+    ) -> Result<u64, Error> {
         let ended = || Error::new(Kind::NoMaster, "cannot reload: the server has ended");
         let (sender, outcome) = oneshot::channel();
-        self.shared.commands.send(Command::ReloadAndTell(sender)).map_err(|_| ended())?;
+        self.shared.commands.send(command(sender)).map_err(|_| ended())?;
         let outcome = outcome.await.map_err(|_| ended())?;
         outcome.map_err(|why| Error::new(Kind::Reload, format!("the reload failed: {why}")))
     }
@@ -105,6 +151,64 @@ impl Handle {
     pub fn stop(&self) {
         // Nobody listens when it has ended already, which is what was asked for.
         let _ = self.shared.commands.send(Command::Stop);
+    }
+
+    /// Gives the socket, or whatever else has a descriptor, that the application keeps under a name
+    /// across reloads. The first worker that asks binds it; the master holds a copy, and each later
+    /// worker gets that same socket: for UDP, where nothing that arrives meanwhile is lost, or for a
+    /// listener of another protocol.
+    ///
+    /// Waits until the server runs. In a single process, and after a restart of the whole server, it
+    /// just calls `bind`. The old and the new worker share the socket while both run: each should stop
+    /// to read when it is [`draining`](Self::draining). What a generation and the one after it have not
+    /// asked for is closed.
+    ///
+    /// # Example
+    ///
+    /// ```no_run
+    /// use std::net::UdpSocket;
+    ///
+    /// # async fn f(handle: graceful::Handle) -> Result<(), Box<dyn std::error::Error>> {
+    /// let bind = || UdpSocket::bind("0.0.0.0:5353");
+    /// let socket: UdpSocket = handle.socket("dns", bind).await?;
+    /// // The flag belongs to the socket, not to the process: every generation needs the same.
+    /// socket.set_nonblocking(true)?;
+    /// let socket = tokio::net::UdpSocket::from_std(socket)?;
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`is_bind`](Error::is_bind) with the error of `bind`; [`is_no_master`](Error::is_no_master) in
+    /// the master, which serves nothing, and when the server has ended.
+    ///
+    /// # Cancel safety
+    ///
+    /// May be dropped and called again at any time.
+    pub async fn socket<S>(
+        &self,
+        name: impl Into<String>,
+        bind: impl FnOnce() -> io::Result<S>,
+    ) -> Result<S, Error>
+    where
+        S: From<OwnedFd> + AsFd,
+    {
+        let name = name.into();
+        let nobody =
+            || Error::new(Kind::NoMaster, format!("cannot keep {name}: no worker runs here"));
+        let _one = self.shared.keeping.lock().await;
+        let (answer, answered) = oneshot::channel();
+        let fetch = Command::Fetch { name: name.clone(), answer };
+        self.shared.commands.send(fetch).map_err(|_| nobody())?;
+        if let Some(fd) = answered.await.map_err(|_| nobody())? {
+            return Ok(fd.into());
+        }
+        let failed = |error| Error::new(Kind::Bind, format!("cannot bind {name}")).because(error);
+        let socket = bind().map_err(failed)?;
+        let fd = socket.as_fd().try_clone_to_owned().map_err(failed)?;
+        // It fails when the server has ended, and then nobody comes after this one.
+        let _ = self.shared.commands.send(Command::Keep { name: name.clone(), fd });
+        Ok(socket)
     }
 
     /// How many requests are in flight in this process; an upgraded connection counts as one.
@@ -116,6 +220,22 @@ impl Handle {
     /// 0 in a master, in a single process and before the server runs.
     pub fn generation(&self) -> u64 {
         self.shared.generation.get().copied().flatten().unwrap_or(0)
+    }
+
+    /// Waits until the generation before this one has retired: until its `on_retire` hooks have run, or
+    /// it has ended. At once in a first generation and in a single process. The moment to start what
+    /// must not run twice, such as a scheduler.
+    ///
+    /// # Cancel safety
+    ///
+    /// May be dropped and called again at any time.
+    pub async fn active(&self) {
+        // The sender is in this handle, so it does not end.
+        let _ = self.shared.active.subscribe().wait_for(|active| *active).await;
+    }
+
+    pub(crate) fn set_active(&self) {
+        self.shared.active.send_replace(true);
     }
 
     /// Waits until this process begins to end, because of a reload or a stop. The moment for a

@@ -26,6 +26,12 @@ mod serve;
 #[cfg(feature = "serve")]
 mod server;
 
+#[cfg(feature = "tls")]
+pub mod tls;
+#[cfg(all(feature = "serve", not(feature = "tls")))]
+#[path = "no_tls.rs"]
+mod tls;
+
 #[cfg(feature = "serve")]
 pub(crate) use error::BoxError;
 

@@ -19,7 +19,10 @@ use crate::{
     orchestrator::{self, Binding, Options, Place, Signal, Started, master, single, worker},
     process::exec::{self, Parent},
     server::{App, HttpApp},
+    tls::TlsConfig,
 };
+
+use self::sealed::Named;
 
 /// Serves an application until the process is told to stop; reloads it without losing a request.
 ///
@@ -78,7 +81,9 @@ where
 #[must_use = "a server does nothing until it is awaited or run"]
 pub struct Serve<A> {
     apps: A,
-    addresses: Vec<String>,
+    addresses: Vec<Named>,
+    /// For every address without a configuration of its own.
+    tls: Option<TlsConfig>,
     options: Options,
     handle: Handle,
     commands: mpsc::UnboundedReceiver<Command>,
@@ -116,7 +121,29 @@ impl Serve<Several> {
         B::Data: Send,
         B::Error: Into<BoxError>,
     {
-        self.apps.0.push((address.into(), Box::new(HttpApp(app))));
+        let named = Named { address: address.into(), tls: None };
+        self.apps.0.push((named, Box::new(HttpApp(app))));
+        self
+    }
+
+    /// Serves `app` on `address` as well, over TLS.
+    #[cfg(feature = "tls")]
+    pub fn register_tls<S, B>(
+        mut self,
+        address: impl Into<String>,
+        config: TlsConfig,
+        app: S,
+    ) -> Self
+    where
+        S: Service<Request<Body>, Response = Response<B>> + Clone + Send + 'static,
+        S::Error: Into<BoxError>,
+        S::Future: Send,
+        B: http_body::Body + Send + 'static,
+        B::Data: Send,
+        B::Error: Into<BoxError>,
+    {
+        let named = Named { address: address.into(), tls: Some(config) };
+        self.apps.0.push((named, Box::new(HttpApp(app))));
         self
     }
 }
@@ -130,7 +157,8 @@ impl Default for Serve<Several> {
 impl<A> Serve<A> {
     fn with(apps: A) -> Self {
         let (handle, commands) = Handle::new();
-        Self { apps, addresses: Vec::new(), options: Options::default(), handle, commands }
+        let options = Options::default();
+        Self { apps, addresses: Vec::new(), tls: None, options, handle, commands }
     }
 
     /// Listens on this address; may be called several times. See [`Address`] for what can be written.
@@ -138,7 +166,40 @@ impl<A> Serve<A> {
     /// Without any: on the sockets inherited through `LISTEN_FDS`, else on the comma-separated
     /// addresses in `GRACEFUL_LISTEN`, else on `PORT` of every IPv4 address, else on 127.0.0.1:3000.
     pub fn bind(mut self, address: impl Into<String>) -> Self {
-        self.addresses.push(address.into());
+        self.addresses.push(Named { address: address.into(), tls: None });
+        self
+    }
+
+    /// Listens on this address and speaks TLS there; may be called several times.
+    #[cfg(feature = "tls")]
+    pub fn bind_tls(mut self, address: impl Into<String>, config: TlsConfig) -> Self {
+        self.addresses.push(Named { address: address.into(), tls: Some(config) });
+        self
+    }
+
+    /// Speaks TLS wherever it listens: on the addresses of [`bind`](Self::bind), whether they are
+    /// named before or after this, and on the default ones. The certificate chain and the key are PEM
+    /// files, read anew by each worker, so that a reload renews them.
+    ///
+    /// For TLS on some addresses only, use [`bind_tls`](Self::bind_tls) instead.
+    ///
+    /// # Example
+    ///
+    /// ```no_run
+    /// use axum::{Router, routing::get};
+    ///
+    /// fn main() -> Result<(), graceful::Error> {
+    ///     let app = Router::new().route("/", get(|| async { "hello" }));
+    ///     graceful::serve(app).tls("tls/cert.pem", "tls/key.pem").bind("0.0.0.0:443").run()
+    /// }
+    /// ```
+    #[cfg(feature = "tls")]
+    pub fn tls(
+        mut self,
+        cert: impl AsRef<std::path::Path>,
+        key: impl AsRef<std::path::Path>,
+    ) -> Self {
+        self.tls = Some(TlsConfig::from_pem_files(cert, key));
         self
     }
 
@@ -197,6 +258,63 @@ impl<A> Serve<A> {
     /// has everything but does not accept, goes on as if nothing had happened. Default: 2 s.
     pub fn bake_time(mut self, time: Duration) -> Self {
         self.options.bake_time = time;
+        self
+    }
+
+    /// How long a client may take for the head of a request, and for its first request after it has
+    /// connected; it is answered with 408 then. `None` is for ever. Default: 30 s.
+    ///
+    /// It does not limit how long the body takes, nor the handler.
+    pub fn header_timeout(mut self, timeout: impl Into<Option<Duration>>) -> Self {
+        self.options.client_limits.header_timeout = timeout.into();
+        self
+    }
+
+    /// How long a connection may be idle between two requests; then it is closed, unless the next one
+    /// has just come. `None` is for ever. Default: 75 s.
+    ///
+    /// Behind a proxy that keeps connections, longer than the proxy keeps them.
+    pub fn keep_alive_timeout(mut self, timeout: impl Into<Option<Duration>>) -> Self {
+        self.options.client_limits.keep_alive_timeout = timeout.into();
+        self
+    }
+
+    /// How many connections this process serves at once; further ones wait, in the order in which they
+    /// came, until one is closed. Default: as many as there are descriptors.
+    ///
+    /// # Panics
+    ///
+    /// At 0.
+    pub fn max_connections(mut self, connections: usize) -> Self {
+        assert!(connections > 0, "a server without connections serves nobody");
+        self.options.client_limits.max_connections = Some(connections);
+        self
+    }
+
+    /// How many header fields an HTTP/1 request may have; with more it is answered with 431. Another
+    /// number than the default costs an allocation for each request. Default: 100.
+    pub fn max_headers(mut self, headers: usize) -> Self {
+        self.options.client_limits.max_headers = headers;
+        self
+    }
+
+    /// How many bytes the head of a request may have, at least 8 KiB in HTTP/1; with more it is
+    /// answered with 431. Default: about 400 KiB in HTTP/1 and 16 KiB in HTTP/2.
+    pub fn max_header_size(mut self, bytes: usize) -> Self {
+        self.options.client_limits.max_header_size = Some(bytes);
+        self
+    }
+
+    /// How many requests an HTTP/2 client may have in flight on one connection. Default: 200.
+    pub fn max_streams(mut self, streams: u32) -> Self {
+        self.options.client_limits.max_streams = streams;
+        self
+    }
+
+    /// How often an HTTP/2 client is asked for a sign of life; one that does not answer within 20 s is
+    /// gone. `None` is never. Default: 30 s.
+    pub fn ping_interval(mut self, interval: impl Into<Option<Duration>>) -> Self {
+        self.options.client_limits.ping_interval = interval.into();
         self
     }
 
@@ -352,6 +470,7 @@ impl<A> Serve<A> {
     /// | `GET /metrics` | the same numbers in Prometheus' text format |
     /// | `POST /reload` | 202: a new worker is on its way |
     /// | `POST /reload?wait` | 200 when it serves; 500, with the reason, when the old one goes on |
+    /// | `POST /rollback`, `/rollback?wait` | the same for the binary that ran before |
     /// | `POST /stop` | 202: what is in flight ends, then all |
     ///
     /// ```text
@@ -418,26 +537,33 @@ impl<A: Apps> Serve<A> {
     }
 
     async fn act(self, role: Role) -> Result<(), Error> {
-        let Self { apps, addresses, options, handle, commands } = self;
+        let Self { apps, addresses, tls, options, handle, commands } = self;
+        let build = async {
+            let mut bindings = apps.bindings(addresses).await?.0;
+            bindings.iter_mut().for_each(|binding| {
+                if binding.tls.is_none() {
+                    binding.tls.clone_from(&tls);
+                }
+            });
+            Ok(bindings)
+        };
         match role {
             Role::Master => {
-                drop(apps);
+                drop(build);
                 master::run(options, handle, commands).await
             }
-            Role::Worker(control) => {
-                let build = async { Ok(apps.bindings(addresses).await?.0) };
-                worker::run(control, build, options, handle, commands).await
-            }
+            Role::Worker(control) => worker::run(control, build, options, handle, commands).await,
             Role::Check => {
-                let bindings = apps.bindings(addresses).await?.0;
+                let bindings = build.await?;
+                // So that a certificate that cannot be used is found before anything is started.
+                for tls in bindings.iter().filter_map(|binding| binding.tls.as_ref()) {
+                    tls.load()?;
+                }
                 let places: Vec<_> = bindings.into_iter().map(|binding| binding.place).collect();
                 orchestrator::Answer::new(&places)?.print();
                 Ok(())
             }
-            Role::Single => {
-                let build = async { Ok(apps.bindings(addresses).await?.0) };
-                single::run(build, options, handle, commands).await
-            }
+            Role::Single => single::run(build, options, handle, commands).await,
         }
     }
 }
@@ -465,6 +591,7 @@ impl<A> fmt::Debug for Serve<A> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Serve")
             .field("addresses", &self.addresses)
+            .field("tls", &self.tls)
             .field("options", &self.options)
             .finish_non_exhaustive()
     }
@@ -493,11 +620,11 @@ pub struct One<S>(S);
 pub struct Built<F>(F);
 
 /// Applications with an address each.
-pub struct Several(Vec<(String, Box<dyn App>)>);
+pub struct Several(Vec<(Named, Box<dyn App>)>);
 
 impl fmt::Debug for Several {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_list().entries(self.0.iter().map(|(address, _)| address)).finish()
+        f.debug_list().entries(self.0.iter().map(|(named, _)| named)).finish()
     }
 }
 
@@ -508,15 +635,22 @@ mod sealed {
     #[derive(Debug)]
     pub struct Bindings(pub(super) Vec<Binding>);
 
+    /// An address to bind, as it was written.
+    #[derive(Clone, Debug)]
+    pub struct Named {
+        pub(super) address: String,
+        pub(super) tls: Option<TlsConfig>,
+    }
+
     pub trait Apps: Send + 'static {
         /// Makes sure that every address parses, before anything is started.
-        fn check(&self, addresses: &[String]) -> Result<(), Error> {
+        fn check(&self, addresses: &[Named]) -> Result<(), Error> {
             places(addresses).map(drop)
         }
 
         fn bindings(
             self,
-            addresses: Vec<String>,
+            addresses: Vec<Named>,
         ) -> impl Future<Output = Result<Bindings, Error>> + Send;
     }
 
@@ -529,9 +663,9 @@ mod sealed {
         B::Data: Send,
         B::Error: Into<BoxError>,
     {
-        async fn bindings(self, addresses: Vec<String>) -> Result<Bindings, Error> {
+        async fn bindings(self, addresses: Vec<Named>) -> Result<Bindings, Error> {
             let app = HttpApp(self.0);
-            let binding = |place| Binding { place, app: app.another() };
+            let binding = |(place, tls)| Binding { place, app: app.another(), tls };
             Ok(Bindings(places(&addresses)?.into_iter().map(binding).collect()))
         }
     }
@@ -548,7 +682,7 @@ mod sealed {
         B::Data: Send,
         B::Error: Into<BoxError>,
     {
-        async fn bindings(self, addresses: Vec<String>) -> Result<Bindings, Error> {
+        async fn bindings(self, addresses: Vec<Named>) -> Result<Bindings, Error> {
             let app = (self.0)().await.map_err(|error| {
                 Error::new(Kind::App, "cannot build the application").because(error)
             })?;
@@ -557,29 +691,30 @@ mod sealed {
     }
 
     impl Apps for Several {
-        fn check(&self, addresses: &[String]) -> Result<(), Error> {
+        fn check(&self, addresses: &[Named]) -> Result<(), Error> {
             if !addresses.is_empty() {
                 return Err(Error::config("cannot bind an address without an app: use register"));
             }
             if self.0.is_empty() {
                 return Err(Error::config("cannot serve: no app is registered"));
             }
-            self.0.iter().try_for_each(|(address, _)| address.parse::<Address>().map(drop))
+            self.0.iter().try_for_each(|(named, _)| named.address.parse::<Address>().map(drop))
         }
 
-        async fn bindings(self, _: Vec<String>) -> Result<Bindings, Error> {
-            let binding = |(address, app): (String, _)| {
-                Ok(Binding { place: Place::At(address.parse()?), app })
+        async fn bindings(self, _: Vec<Named>) -> Result<Bindings, Error> {
+            let binding = |(named, app): (Named, _)| {
+                Ok(Binding { place: Place::At(named.address.parse()?), app, tls: named.tls })
             };
             Ok(Bindings(self.0.into_iter().map(binding).collect::<Result<_, Error>>()?))
         }
     }
 }
 
-fn places(addresses: &[String]) -> Result<Vec<Place>, Error> {
+fn places(addresses: &[Named]) -> Result<Vec<(Place, Option<TlsConfig>)>, Error> {
     if addresses.is_empty() {
         orchestrator::default_addresses()?;
-        return Ok(vec![Place::Default]);
+        return Ok(vec![(Place::Default, None)]);
     }
-    addresses.iter().map(|address| Ok(Place::At(address.parse()?))).collect()
+    let place = |named: &Named| Ok((Place::At(named.address.parse()?), named.tls.clone()));
+    addresses.iter().map(place).collect()
 }

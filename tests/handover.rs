@@ -1,5 +1,5 @@
 //! A reload closes no connection: plaintext HTTP/1 moves to the next worker, with what was read of it.
-#![cfg(target_os = "linux")]
+#![cfg(all(target_os = "linux", feature = "serve"))]
 
 mod support;
 

@@ -1,6 +1,6 @@
 //! How a server ends: within its deadline, at once where nothing is in flight, and never before what is
 //! in flight has ended. In a master with a worker, and in a single process.
-#![cfg(target_os = "linux")]
+#![cfg(all(target_os = "linux", feature = "serve"))]
 
 mod support;
 

@@ -24,19 +24,36 @@ pub(super) async fn to<B>(
     let method = request.method();
     match request.uri().path() {
         "/" if reads(method) => with(StatusCode::OK, HTML, page::of(&board.status())),
-        "/status" if reads(method) => json(StatusCode::OK, &board.status()),
+        "/status" if reads(method) => {
+            read_digests(board).await;
+            json(StatusCode::OK, &board.status())
+        }
         "/metrics" if reads(method) => with(StatusCode::OK, METRICS, metrics::of(&board.status())),
         "/reload" if method == Method::POST => match waits(request.uri().query()) {
             true => outcome(handle.reload_and_wait().await),
             false => accepted(handle.reload()),
+        },
+        "/rollback" if method == Method::POST => match waits(request.uri().query()) {
+            true => outcome(handle.rollback_and_wait().await),
+            false => accepted(handle.rollback()),
         },
         "/stop" if method == Method::POST => {
             handle.stop();
             accepted(Ok(()))
         }
         "/" | "/status" | "/metrics" => refused("GET, HEAD"),
-        "/reload" | "/stop" => refused("POST"),
+        "/reload" | "/rollback" | "/stop" => refused("POST"),
         path => failed(StatusCode::NOT_FOUND, &format!("there is nothing at {path}")),
+    }
+}
+
+/// Hashes the binaries that were not hashed yet, away from the loop that decides.
+async fn read_digests(board: &Board) {
+    for image in board.unread() {
+        let read = tokio::task::spawn_blocking(move || image.digest()).await;
+        if let Ok(Err(error)) = read {
+            tracing::warn!(%error, "cannot read a binary");
+        }
     }
 }
 
@@ -127,12 +144,16 @@ mod tests {
         let (status, _, given) = ask("POST", "/reload?later").await;
         assert_eq!(status, StatusCode::ACCEPTED);
         assert!(matches!(given[..], [Command::Reload]), "{given:?}");
+        let (status, _, given) = ask("POST", "/rollback").await;
+        assert_eq!(status, StatusCode::ACCEPTED);
+        assert!(matches!(given[..], [Command::Rollback(None)]), "{given:?}");
         let (status, _, given) = ask("POST", "/stop").await;
         assert_eq!(status, StatusCode::ACCEPTED);
         assert!(matches!(given[..], [Command::Stop]), "{given:?}");
         for (method, uri, status) in [
             ("GET", "/reload", StatusCode::METHOD_NOT_ALLOWED),
             ("GET", "/stop", StatusCode::METHOD_NOT_ALLOWED),
+            ("GET", "/rollback?wait", StatusCode::METHOD_NOT_ALLOWED),
             ("PUT", "/reload?wait", StatusCode::METHOD_NOT_ALLOWED),
             ("POST", "/status", StatusCode::METHOD_NOT_ALLOWED),
             ("POST", "/", StatusCode::METHOD_NOT_ALLOWED),
@@ -148,17 +169,21 @@ mod tests {
 
     #[tokio::test]
     async fn the_outcome_of_a_reload_is_the_status() {
-        for (outcome, status, part) in [
-            (Ok(7), StatusCode::OK, "\"generation\": 7"),
-            (Err("it died".to_owned()), StatusCode::INTERNAL_SERVER_ERROR, "failed: it died"),
+        let died = || Err("it died".to_owned());
+        for (uri, outcome, status, part) in [
+            ("/reload?a=1&wait", Ok(7), StatusCode::OK, "\"generation\": 7"),
+            ("/reload?wait", died(), StatusCode::INTERNAL_SERVER_ERROR, "failed: it died"),
+            ("/rollback?wait", Ok(8), StatusCode::OK, "\"generation\": 8"),
+            ("/rollback?wait", died(), StatusCode::INTERNAL_SERVER_ERROR, "failed: it died"),
         ] {
             let (handle, mut commands) = Handle::new();
             let board = Board::new("/bin/app".as_ref(), &Options::default());
-            let request = Request::builder().method("POST").uri("/reload?a=1&wait").body(());
-            let request = request.unwrap();
+            let request = Request::builder().method("POST").uri(uri).body(()).unwrap();
             let master = async {
-                let Some(Command::ReloadAndTell(waiter)) = commands.recv().await else {
-                    panic!("another command");
+                let waiter = match commands.recv().await {
+                    Some(Command::ReloadAndTell(waiter)) if uri.starts_with("/reload") => waiter,
+                    Some(Command::Rollback(Some(waiter))) if uri.starts_with("/rollback") => waiter,
+                    other => panic!("{other:?}"),
                 };
                 waiter.send(outcome).unwrap();
             };

@@ -7,7 +7,14 @@ mod answer;
 mod metrics;
 mod page;
 
-use std::{convert::Infallible, io, path::Path, time::Duration};
+use std::{
+    convert::Infallible,
+    io,
+    os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use hyper::{server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -21,51 +28,86 @@ use crate::{
     Error, Handle,
     drain::{Drain, DrainGuard},
     listener::{SocketFile, bind_private},
-    orchestrator::Board,
+    orchestrator::{AdminSocket, Board},
 };
 
 /// How long a client may take to send the head of its request.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long the last answers may take.
 const FAREWELL: Duration = Duration::from_secs(1);
+/// How often to look whether all are answered.
+const POLL: Duration = Duration::from_millis(2);
 /// After an error of accept(2) that lasts, such as too many open files.
 const PAUSE: Duration = Duration::from_millis(100);
 
 /// The control socket; it is closed, and its file removed, when this is dropped.
 #[derive(Debug)]
 pub(crate) struct Admin {
+    listener: Arc<UnixListener>,
+    path: PathBuf,
+    file: Option<SocketFile>,
+    handle: Handle,
+    board: Board,
     accepting: JoinSet<()>,
     connections: Drain,
-    _file: Option<SocketFile>,
 }
 
+/// A socket that the program before this one has bound, and where.
+type Left = ((PathBuf, SocketFile), OwnedFd);
+
 impl Admin {
-    /// Binds the socket and begins to answer.
+    /// Binds the socket, or goes on with one that is bound to this path, and begins to answer.
     ///
     /// # Errors
     ///
     /// When the path cannot be bound.
-    pub(crate) fn open(path: &Path, handle: Handle, board: Board) -> Result<Self, Error> {
-        let bound = bind_private(path)?;
-        let open = |socket: socket2::Socket| {
-            UnixListener::from_std(std::os::fd::OwnedFd::from(socket).into())
-        };
-        let listener = open(bound.socket)
-            .map_err(|error| Error::io(format!("cannot listen on {}", path.display()), error))?;
-        let connections = Drain::new();
-        let mut accepting = JoinSet::new();
-        accepting.spawn(accept(listener, handle, board, connections.clone()));
-        Ok(Self { accepting, connections, _file: bound.file })
-    }
-
-    /// Waits until what was asked until now is answered, at most for a second.
-    pub(crate) async fn flush(&mut self) {
-        let answered = async {
-            while self.connections.in_flight() > 0 {
-                sleep(Duration::from_millis(2)).await;
+    pub(crate) fn open(
+        path: &Path,
+        handle: Handle,
+        board: Board,
+        left: Option<Left>,
+    ) -> Result<Self, Error> {
+        let failed = |error| Error::io(format!("cannot listen on {}", path.display()), error);
+        let path = std::path::absolute(path).map_err(failed)?;
+        let (fd, file) = match left {
+            Some(((left, file), fd)) if left == path => (fd, Some(file)),
+            _ => {
+                let bound = bind_private(&path)?;
+                (bound.socket.into(), bound.file)
             }
         };
+        let listener = Arc::new(UnixListener::from_std(fd.into()).map_err(failed)?);
+        let (accepting, connections) = (JoinSet::new(), Drain::new());
+        let mut this = Self { listener, path, file, handle, board, accepting, connections };
+        this.go_on();
+        Ok(this)
+    }
+
+    /// For a program that takes over.
+    pub(crate) fn leave(&self) -> Option<AdminSocket> {
+        let file = self.file.as_ref()?.inode();
+        Some(AdminSocket { path: self.path.clone(), fd: self.as_fd().as_raw_fd(), file })
+    }
+
+    /// Accepts nobody from now on and waits until who came before is answered, at most for a second.
+    pub(crate) async fn pause(&mut self) {
+        self.accepting.shutdown().await;
+        let answered = async {
+            while self.connections.in_flight() > 0 {
+                sleep(POLL).await;
+            }
+        };
+        // Who has asked nothing by then cannot hold this up.
         let _ = timeout(FAREWELL, answered).await;
+    }
+
+    /// Accepts again.
+    pub(crate) fn go_on(&mut self) {
+        if self.accepting.is_empty() {
+            let (listener, connections) = (self.listener.clone(), self.connections.clone());
+            let (handle, board) = (self.handle.clone(), self.board.clone());
+            self.accepting.spawn(accept(listener, handle, board, connections));
+        }
     }
 
     /// Takes no more requests and waits for the answers that are on their way, at most for a second.
@@ -77,7 +119,13 @@ impl Admin {
     }
 }
 
-async fn accept(listener: UnixListener, handle: Handle, board: Board, connections: Drain) {
+impl AsFd for Admin {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.listener.as_fd()
+    }
+}
+
+async fn accept(listener: Arc<UnixListener>, handle: Handle, board: Board, connections: Drain) {
     loop {
         match listener.accept().await {
             Ok((stream, _)) => {

@@ -9,18 +9,19 @@ use std::{
 };
 
 use tokio::{
-    io::{AsyncRead, AsyncWrite, Interest, ReadBuf},
+    io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpListener, TcpStream, UnixListener, UnixStream},
 };
 
 use super::{Socket, bind::SocketFile};
-use crate::Error;
+use crate::{Error, tls::Acceptor};
 
 /// Accepts TCP or Unix connections. Implements axum's `Listener`.
 #[derive(Debug)]
 pub struct Listener {
     inner: Inner,
     address: Arc<str>,
+    tls: Option<Acceptor>,
     /// Removes the file at the end; `None` where this process does not own it.
     _file: Option<SocketFile>,
 }
@@ -39,6 +40,9 @@ pub enum Stream {
     Tcp(TcpStream),
     /// Over a Unix socket.
     Unix(UnixStream),
+    /// Encrypted, over one of these.
+    #[cfg(feature = "tls")]
+    Tls(Box<crate::tls::TlsStream>),
 }
 
 /// Who is at the other end of a connection.
@@ -74,7 +78,7 @@ impl Listener {
             false => TcpListener::from_std(fd.into()).map(Inner::Tcp),
         };
         match opened {
-            Ok(inner) => Ok(Self { inner, address: address.into(), _file: file }),
+            Ok(inner) => Ok(Self { inner, address: address.into(), tls: None, _file: file }),
             Err(error) => Err(Error::io(format!("cannot listen on {address}"), error)),
         }
     }
@@ -86,6 +90,15 @@ impl Listener {
 
     pub(crate) fn name(&self) -> Arc<str> {
         self.address.clone()
+    }
+
+    /// Its connections speak TLS.
+    pub(crate) fn secure(&mut self, tls: Acceptor) {
+        self.tls = Some(tls);
+    }
+
+    pub(crate) fn tls(&self) -> Option<&Acceptor> {
+        self.tls.as_ref()
     }
 
     /// The IP address that it is bound to; `None` for a Unix socket.
@@ -202,6 +215,9 @@ impl Stream {
         match self {
             Self::Tcp(stream) => stream.readable().await,
             Self::Unix(stream) => stream.readable().await,
+            // Boxed, as this would contain itself.
+            #[cfg(feature = "tls")]
+            Self::Tls(stream) => Box::pin(stream.stream().readable()).await,
         }
     }
 
@@ -210,20 +226,32 @@ impl Stream {
         match self {
             Self::Tcp(stream) => stream.try_read_buf(bytes),
             Self::Unix(stream) => stream.try_read_buf(bytes),
+            // What is there is not what the client has said.
+            #[cfg(feature = "tls")]
+            Self::Tls(_) => Err(io::ErrorKind::Unsupported.into()),
         }
     }
 
     /// Whether bytes or the end of the stream wait in the kernel, asked of the kernel itself.
     pub(crate) fn has_input(&self) -> bool {
         let mut byte = [std::mem::MaybeUninit::uninit(); 1];
-        let peeked =
-            match self {
-                Self::Tcp(stream) => stream
-                    .try_io(Interest::READABLE, || socket2::SockRef::from(stream).peek(&mut byte)),
-                Self::Unix(stream) => stream
-                    .try_io(Interest::READABLE, || socket2::SockRef::from(stream).peek(&mut byte)),
-            };
-        peeked.is_ok_and(|length| length > 0)
+        // Past the runtime, which may not have heard yet of what has just come.
+        let socket = match self {
+            Self::Tcp(stream) => socket2::SockRef::from(stream),
+            Self::Unix(stream) => socket2::SockRef::from(stream),
+            #[cfg(feature = "tls")]
+            Self::Tls(stream) => return stream.has_input(),
+        };
+        socket.peek(&mut byte).is_ok_and(|length| length > 0)
+    }
+
+    /// Whether its end is more than the end of the transport, so that it must be said.
+    pub(crate) fn is_tls(&self) -> bool {
+        match self {
+            Self::Tcp(_) | Self::Unix(_) => false,
+            #[cfg(feature = "tls")]
+            Self::Tls(_) => true,
+        }
     }
 }
 
@@ -242,6 +270,8 @@ impl AsFd for Stream {
         match self {
             Self::Tcp(stream) => stream.as_fd(),
             Self::Unix(stream) => stream.as_fd(),
+            #[cfg(feature = "tls")]
+            Self::Tls(stream) => stream.stream().as_fd(),
         }
     }
 }
@@ -251,6 +281,8 @@ macro_rules! either {
         match $self.get_mut() {
             Stream::Tcp($stream) => $call,
             Stream::Unix($stream) => $call,
+            #[cfg(feature = "tls")]
+            Stream::Tls($stream) => $call,
         }
     };
 }
@@ -294,6 +326,8 @@ impl AsyncWrite for Stream {
         match self {
             Self::Tcp(stream) => stream.is_write_vectored(),
             Self::Unix(stream) => stream.is_write_vectored(),
+            #[cfg(feature = "tls")]
+            Self::Tls(stream) => stream.is_write_vectored(),
         }
     }
 }

@@ -476,7 +476,10 @@ impl<K: Hash + Eq, V, S: BuildHasher> Core<K, V, S> {
     pub(crate) fn trim(&mut self, list: usize, limit: usize, hold: Option<Id>) {
         while self.size(list) > limit {
             match self.store.oldest(list) {
-                Some(id) if Some(id) != hold => drop(self.forget(id)),
+                Some(id) if Some(id) != hold => {
+                    self.prefetch_next(id);
+                    drop(self.forget(id));
+                }
                 _ => break,
             }
         }

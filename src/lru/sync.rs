@@ -3,20 +3,22 @@
 use std::borrow::Borrow;
 use std::fmt;
 use std::hash::{BuildHasher, Hash};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::hint;
+use std::ops::Range;
+use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
 use std::thread;
 use std::time::Duration;
 
 use super::builder::Builder;
 use super::cache::{self, OrAdd, into_value};
-use super::core::{Cause, Listener, Sink};
+use super::core::{Cause, Discard, Listener, Sink};
 use super::error::CapacityError;
 use super::expirable::Expiring;
 use super::hasher::RandomState;
 use super::policy::{Lru, Policy};
 
 /// The fewest entries of a shard when the number of shards is not set.
-const LEAST: usize = 64;
+const LEAST: usize = 256;
 /// The most shards.
 const MOST_SHARDS: usize = 1 << 12;
 
@@ -56,10 +58,41 @@ struct Shard<K, V, P, S> {
     cache: Mutex<cache::Cache<K, V, P, S>>,
 }
 
+/// The pauses of a thread that waits for a lock, as powers of two, before it yields.
+///
+/// They are long: meanwhile the holder does many operations on lines that are near it, which is worth more
+/// than a fair share for each, as to carry the lines of a shard from one core to the other takes longer
+/// than an operation.
+const PAUSES: Range<u32> = 4..9;
+/// How often it yields before it sleeps until it is woken.
+const YIELDS: u32 = 4;
+
 impl<K, V, P, S> Shard<K, V, P, S> {
-    /// Poison says that user code panicked under the lock; the cache is consistent all the same.
     #[inline]
     fn lock(&self) -> MutexGuard<'_, cache::Cache<K, V, P, S>> {
+        match self.cache.try_lock() {
+            Ok(guard) => guard,
+            // Poison says that user code panicked under the lock; the cache is consistent all the same.
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            Err(TryLockError::WouldBlock) => self.wait(),
+        }
+    }
+
+    /// The lock is held for some tens of nanoseconds: much less than it takes to sleep and be woken.
+    #[cold]
+    fn wait(&self) -> MutexGuard<'_, cache::Cache<K, V, P, S>> {
+        for round in PAUSES.start..PAUSES.end + YIELDS {
+            if round < PAUSES.end {
+                (0..1 << round).for_each(|_| hint::spin_loop());
+            } else {
+                thread::yield_now();
+            }
+            match self.cache.try_lock() {
+                Ok(guard) => return guard,
+                Err(TryLockError::Poisoned(poisoned)) => return poisoned.into_inner(),
+                Err(TryLockError::WouldBlock) => {}
+            }
+        }
         self.cache.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -139,7 +172,7 @@ impl<K, V, P: Policy + Default> Cache<K, V, P> {
 impl<K, V, P, S> Builder<K, V, P, S> {
     /// The number of shards of [`Builder::build_sync`], rounded up to a power of two; at most 4096.
     ///
-    /// Default: four per processor, and fewer when a shard would have a capacity below 64. The capacity is
+    /// Default: four per processor, and fewer when a shard would have a capacity below 256. The capacity is
     /// shared out evenly, so with weights no entry may be heavier than its share.
     pub fn shards(mut self, shards: usize) -> Self {
         self.shards = Some(shards);
@@ -274,14 +307,18 @@ impl<K: Hash + Eq, V, P: Policy, S: BuildHasher> Cache<K, V, P, S> {
         eq: impl FnMut(&K) -> bool,
         read: impl FnOnce(&V) -> R,
     ) -> Option<R> {
+        if !P::EXPIRES {
+            // Nothing leaves at a lookup.
+            let mut cache = self.shard(hash).lock();
+            let id = cache.use_entry_into(hash, eq, &mut Discard)?;
+            return Some(read(cache.core.store.value(id)));
+        }
         let mut gone = self.gone();
         let mut cache = self.shard(hash).lock();
         let found =
             cache.use_entry_into(hash, eq, &mut gone).map(|id| read(cache.core.store.value(id)));
         drop(cache);
-        if P::EXPIRES {
-            self.tell(gone);
-        }
+        self.tell(gone);
         found
     }
 

@@ -23,6 +23,7 @@ use super::{
     single,
     sockets::Sockets,
     state::{Action, Event, Id, Phase, State, Timer},
+    status::Wish,
     takeover::Handoff,
     upgrade::Candidate,
 };
@@ -51,8 +52,8 @@ pub(crate) async fn run(
     let mut signals = Signals::listen(&options)?;
     let program =
         Program::resolve().map_err(|error| Error::io("cannot find this program", error))?;
-    let report = Report::open(&options, program.path(), &handle)?;
     let mut predecessor = Handoff::take()?;
+    let report = Report::open(&options, program.path(), &handle, predecessor.as_mut())?;
     let sockets = match &mut predecessor {
         Some((handoff, descriptors)) => Sockets::take_over(handoff, descriptors, report.systemd())?,
         None => Sockets::new(Listeners::from_env()?.into_inherited(), report.systemd()),
@@ -71,6 +72,9 @@ pub(crate) async fn run(
         previous: None,
         candidate: None,
         checking: HashSet::new(),
+        retiring: HashSet::new(),
+        unproven: HashMap::new(),
+        failed: HashSet::new(),
         timers: HashMap::new(),
         inputs: sender,
         started: Instant::now(),
@@ -87,7 +91,7 @@ pub(crate) async fn run(
     }
     loop {
         if master.is_due() {
-            master.upgrade(&mut signals, &mut inputs).await;
+            master.upgrade(&mut signals, &mut inputs, &commands).await;
         }
         if let Some(result) = master.result.take() {
             master.report.finish().await;
@@ -131,6 +135,12 @@ pub(super) struct Master {
     pub(super) candidate: Option<Candidate>,
     /// Workers whose program is being asked before it is started.
     checking: HashSet<Id>,
+    /// What workers run that are not past their trial.
+    unproven: HashMap<Id, Arc<Image>>,
+    /// The digests of binaries that did not get past it.
+    pub(super) failed: HashSet<String>,
+    /// Workers with a successor whose `on_retire` hooks may still run.
+    pub(super) retiring: HashSet<Id>,
     pub(super) timers: HashMap<Timer, Instant>,
     pub(super) inputs: mpsc::UnboundedSender<Input>,
     started: Instant,
@@ -152,7 +162,20 @@ pub(super) struct Worker {
     pub(super) attendant: mpsc::UnboundedSender<attend::Order>,
     /// What the worker said of its own failure.
     pub(super) reason: Option<String>,
+    /// Its last panic.
+    pub(super) panic: Option<String>,
     pub(super) unanswered: u32,
+}
+
+impl Worker {
+    /// What it has said that explains this end.
+    fn last_words(self, status: &std::io::Result<Ended>) -> Option<String> {
+        // What a panic ends a process with; other panics have ended a task.
+        const STATUS: i32 = 101;
+        let panicked = matches!(status, Ok(Ended::Status(STATUS)))
+            || matches!(status, Ok(Ended::Signal(number)) if *number == Signal::ABRT.as_raw());
+        self.panic.filter(|_| panicked).or(self.reason)
+    }
 }
 
 /// What the tasks of the master tell its loop.
@@ -163,6 +186,10 @@ pub(super) enum Input {
     Exited(Id, std::io::Result<Ended>),
     Bound(Id, Address, u32, Result<Bound, Error>),
     Event(Event),
+    /// The digest of a binary that has failed.
+    Failed(String),
+    /// The digest of what the path names, for a reload that wants it to be untried.
+    Untried(Option<String>),
     /// The hooks before a signal have run.
     Signal(Signal, signal::Order),
     /// The program of a worker that is about to start has been asked.
@@ -193,7 +220,7 @@ impl Master {
             Action::Rollback(id) => match self.previous.clone() {
                 Some(previous) => self.spawn(id, Some(previous)),
                 None => {
-                    self.cannot_spawn(id, "there is no previous binary to go back to".to_owned())
+                    self.cannot_spawn(id, "there is no previous binary to go back to".to_owned());
                 }
             },
             Action::Kill(id) => {
@@ -223,6 +250,8 @@ impl Master {
             Action::Settle(id) => self.settle(id),
             Action::Reloaded(outcome) => self.reloaded(outcome),
             Action::Leave(outcome) => {
+                // No worker was there to drain when the stop came before the first was ready.
+                self.sockets.release();
                 self.result = Some(match outcome {
                     Ok(()) => single::finished(&self.cut),
                     Err(why) => Err(Error::new(Kind::Worker, format!("the worker failed: {why}"))),
@@ -234,6 +263,37 @@ impl Master {
     fn tell(&self, id: Id, message: ToWorker) {
         if let Some(worker) = self.workers.get(&id) {
             worker.link.send(message);
+        }
+    }
+
+    /// A worker that never proved itself has ended: its binary is not tried again by itself.
+    fn remember_failure(&mut self, id: Id) {
+        let Some(image) = self.unproven.remove(&id).filter(|_| !self.stopping) else { return };
+        let inputs = self.inputs.clone();
+        // It reads the whole file.
+        tokio::task::spawn_blocking(move || match image.digest() {
+            // It fails when the master has left.
+            Ok(digest) => drop(inputs.send(Input::Failed(digest))),
+            Err(error) => tracing::warn!(%error, "a binary that failed cannot be remembered"),
+        });
+    }
+
+    /// Reloads if what the path names now has not failed before.
+    fn reload_untried(&mut self) {
+        let (path, inputs) = (self.program.path().to_owned(), self.inputs.clone());
+        tokio::task::spawn_blocking(move || {
+            // What cannot be read cannot have been tried; the reload will say what is wrong.
+            let digest = Image::open(&path).and_then(|image| image.digest()).ok();
+            let _ = inputs.send(Input::Untried(digest));
+        });
+    }
+
+    fn untried(&mut self, digest: Option<String>) {
+        match digest {
+            Some(digest) if self.failed.contains(&digest) => {
+                tracing::warn!(digest, "not reloaded: this binary has failed before");
+            }
+            _ => self.reload(),
         }
     }
 
@@ -264,7 +324,7 @@ impl Master {
         match self.start(id, image) {
             Ok(worker) => {
                 tracing::info!(generation = id, pid = worker.pid, "started a worker");
-                self.report.spawned(id, Some(worker.pid));
+                self.report.spawned(id, worker.pid, worker.image.clone());
                 self.workers.insert(id, worker);
             }
             Err(error) => {
@@ -279,24 +339,28 @@ impl Master {
         let _ = self.inputs.send(Input::Event(Event::Exited(id, why)));
     }
 
-    fn start(&self, id: Id, image: Option<Arc<Image>>) -> std::io::Result<Worker> {
+    fn start(&mut self, id: Id, image: Option<Arc<Image>>) -> std::io::Result<Worker> {
         let (ours, theirs) = wire::pair()?;
         let (reader, writer) = wire::open(ours)?;
         let (pid, image) = match image {
             Some(image) => (self.program.spawn_image(&image, theirs)?, Some(image)),
             None => {
                 let (pid, image) = self.program.spawn(theirs)?;
-                (pid, image.map(Arc::new))
+                let image = image.map(Arc::new);
+                self.unproven.extend(image.clone().map(|image| (id, image)));
+                (pid, image)
             }
         };
         let (attendant, orders) = mpsc::unbounded_channel();
         let child = Child::new(pid);
         tokio::spawn(attend::attend(id, child, reader, orders, self.inputs.clone()));
-        Ok(Worker { pid, image, link: Link::new(writer), attendant, reason: None, unanswered: 0 })
+        let link = Link::new(writer);
+        Ok(Worker { pid, image, link, attendant, reason: None, panic: None, unanswered: 0 })
     }
 
     /// This worker has proved itself, and so has its binary.
     fn settle(&mut self, id: Id) {
+        self.unproven.remove(&id);
         self.sockets.settle(id);
         let image = self.workers.get(&id).and_then(|worker| worker.image.clone());
         let same = match (&self.current, &image) {
@@ -305,6 +369,22 @@ impl Master {
         };
         if !same {
             self.previous = std::mem::replace(&mut self.current, image);
+        }
+        self.activate();
+    }
+
+    /// What a worker did in the background has ended.
+    fn retired(&mut self, id: Id) {
+        if self.retiring.remove(&id) {
+            self.activate();
+        }
+    }
+
+    /// Tells the worker that serves when it is the only one that may work in the background.
+    fn activate(&self) {
+        let serving = self.state.workers().find(|(_, phase)| *phase == Phase::Serving);
+        if let (Some((id, _)), true) = (serving, self.retiring.is_empty()) {
+            self.tell(id, ToWorker::Active);
         }
     }
 
@@ -326,6 +406,9 @@ impl Master {
                 timeout: stop_timeout,
             },
         };
+        if successor.is_some() {
+            self.retiring.insert(id);
+        }
         let hand_over = successor.and_then(|successor| self.hand_over(successor));
         if let Some(worker) = self.workers.get(&id) {
             worker.link.send_with(ToWorker::Drain(order), hand_over.into_iter().collect());
@@ -430,15 +513,18 @@ impl Master {
     fn command(&mut self, command: Command) {
         match command {
             Command::Reload => self.reload(),
+            Command::ReloadUntried => self.reload_untried(),
             Command::ReloadAndTell(waiter) => {
-                self.report.wait(waiter);
+                self.report.wait(Wish::Reload, waiter);
                 self.reload();
             }
             Command::Rollback(waiter) => {
-                waiter.into_iter().for_each(|waiter| self.report.wait(waiter));
+                waiter.into_iter().for_each(|waiter| self.report.wait(Wish::Rollback, waiter));
                 self.rollback();
             }
             // A second signal means more than the first; a second call does not.
+            // The one who asks hears that nobody can answer it.
+            Command::Fetch { .. } | Command::Keep { .. } => {}
             Command::Stop if self.stopping => {}
             Command::Stop => self.stop(),
         }
@@ -504,12 +590,12 @@ impl Master {
 
     pub(super) fn input(&mut self, input: Input) {
         match input {
-            Input::Message(id, message, _) => {
+            Input::Message(id, message, fds) => {
                 if let Some(worker) = self.workers.get_mut(&id) {
                     worker.unanswered = 0;
                 }
                 self.report.heard(id);
-                self.message(id, message);
+                self.message(id, message, fds);
             }
             Input::WireEnded(id, why) => {
                 let why = why.unwrap_or_else(|| "it closed its wire to the master".to_owned());
@@ -518,11 +604,13 @@ impl Master {
             Input::Exited(id, status) => {
                 let worker = self.workers.remove(&id);
                 self.report.reaped(worker.as_ref().map(|worker| worker.pid));
-                let mut why = match status {
+                self.retired(id);
+                self.remember_failure(id);
+                let mut why = match &status {
                     Ok(ended) => ended.to_string(),
                     Err(error) => format!("it cannot be waited for: {error}"),
                 };
-                if let Some(reason) = worker.and_then(|worker| worker.reason) {
+                if let Some(reason) = worker.and_then(|worker| worker.last_words(&status)) {
                     why = format!("{why}: {reason}");
                 }
                 tracing::info!(generation = id, why, "a worker has ended");
@@ -530,13 +618,15 @@ impl Master {
             }
             Input::Bound(id, address, nth, bound) => self.bound(id, &address, nth, bound),
             Input::Event(event) => self.feed(event),
+            Input::Failed(digest) => drop(self.failed.insert(digest)),
+            Input::Untried(digest) => self.untried(digest),
             Input::Signal(signal, order) => self.order(signal, order),
             Input::Checked(id, result) => self.checked(id, result),
             Input::Candidate(image, fit) => self.candidate(image, fit),
         }
     }
 
-    fn message(&mut self, id: Id, message: ToMaster) {
+    fn message(&mut self, id: Id, message: ToMaster, fds: Vec<OwnedFd>) {
         match message {
             ToMaster::Hello { version, crate_version } => {
                 tracing::debug!(generation = id, version, crate_version, "hello");
@@ -551,11 +641,33 @@ impl Master {
                 Ok(fds) => self.give(id, fds),
                 Err(error) => self.refuse(id, format!("cannot copy inherited sockets: {error}")),
             },
+            ToMaster::Fetch { name } => {
+                let fd = self.sockets.fetch(id, &name).unwrap_or_else(|error| {
+                    tracing::error!(generation = id, name, %error, "cannot copy a descriptor");
+                    None
+                });
+                if let Some(worker) = self.workers.get(&id) {
+                    worker.link.send_with(ToWorker::Kept { name }, fd.into_iter().collect());
+                }
+            }
+            ToMaster::Keep { name } => {
+                // At a stop nobody comes after this worker.
+                if let (false, Some(fd)) = (self.stopping, fds.into_iter().next()) {
+                    self.sockets.keep_for_app(id, name, fd);
+                }
+            }
             ToMaster::Ready => self.feed(Event::Ready(id)),
             ToMaster::Unhealthy { reason } => {
                 // Of interest during its trial only; after that it is not for the master to judge.
                 if self.state.phase(id) == Some(Phase::Trial) {
                     self.feed(Event::Unhealthy(id, reason));
+                }
+            }
+            ToMaster::Retired => self.retired(id),
+            ToMaster::Panicked { message } => {
+                tracing::error!(generation = id, message, "a worker panicked");
+                if let Some(worker) = self.workers.get_mut(&id) {
+                    worker.panic = Some(message);
                 }
             }
             ToMaster::Failed { reason } => {
@@ -568,6 +680,7 @@ impl Master {
                 self.report.counted(id, in_flight, survey);
             }
             ToMaster::Reload => self.reload(),
+            ToMaster::ReloadUntried => self.reload_untried(),
             ToMaster::Rollback => self.rollback(),
             ToMaster::Stop => self.command(Command::Stop),
             ToMaster::Drained { cut } => {

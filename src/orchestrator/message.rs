@@ -25,8 +25,22 @@ pub(crate) enum ToMaster {
     },
     /// Asks for every socket that the master was started with.
     Inherited,
+    /// Asks for the descriptor that the application keeps under a name.
+    Fetch {
+        name: String,
+    },
+    /// Keep the descriptor that comes with this.
+    Keep {
+        name: String,
+    },
     /// It accepts connections.
     Ready,
+    /// A thread of it has panicked. It may go on.
+    Panicked {
+        message: String,
+    },
+    /// Its `on_retire` hooks have run.
+    Retired,
     /// It has found itself not to be well.
     Unhealthy {
         reason: String,
@@ -44,6 +58,7 @@ pub(crate) enum ToMaster {
     },
     /// A handler asks for a new generation, or for the end.
     Reload,
+    ReloadUntried,
     Rollback,
     Stop,
     /// The last message: everything has ended but for these.
@@ -64,6 +79,10 @@ pub(crate) enum ToWorker {
     },
     /// The sockets asked for; they come with the message.
     Listeners,
+    /// The answer to fetch; the descriptor comes with it, if there is one.
+    Kept {
+        name: String,
+    },
     /// There is no such socket, and why.
     Refused {
         reason: String,
@@ -71,6 +90,8 @@ pub(crate) enum ToWorker {
     /// Stop accepting, keep everything else.
     Pause,
     Resume,
+    /// The generation before it has retired.
+    Active,
     /// Take connections over from the worker at the other end of the descriptor.
     Adopt,
     /// Come to an end. A descriptor leads to the worker that takes connections over.

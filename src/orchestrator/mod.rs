@@ -29,8 +29,6 @@ mod takeover;
 mod upgrade;
 pub(crate) mod worker;
 
-#[cfg(feature = "admin")]
-pub(crate) use self::status::{Board, Status};
 pub(crate) use self::{
     options::Options,
     preflight::{Answer, is_asked},
@@ -38,3 +36,8 @@ pub(crate) use self::{
     signal::check,
 };
 pub use self::{options::Started, signal::Signal};
+#[cfg(feature = "admin")]
+pub(crate) use self::{
+    status::{Board, Status},
+    takeover::AdminSocket,
+};

@@ -1,6 +1,7 @@
 use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
 
 use super::{Signal, hooks::Hooks, state::Limits};
+use crate::server;
 
 /// How the master and its workers behave; the methods of `Serve` document each.
 #[derive(Clone)]
@@ -19,6 +20,7 @@ pub(crate) struct Options {
     pub(crate) restart_window: Duration,
     pub(crate) max_draining: usize,
     pub(crate) hand_over: bool,
+    pub(crate) client_limits: server::Limits,
     pub(crate) check_before_reload: bool,
     pub(crate) upgrade_master: bool,
     pub(crate) single_process: bool,
@@ -61,6 +63,7 @@ impl Default for Options {
             restart_window: Duration::from_secs(60),
             max_draining: 4,
             hand_over: true,
+            client_limits: server::Limits::default(),
             check_before_reload: false,
             upgrade_master: true,
             single_process: false,

@@ -60,7 +60,10 @@ impl Answer {
 
     /// The last line that is an answer; the program may have printed others.
     fn find(output: &[u8]) -> Option<Self> {
-        output.split(|byte| *byte == b'\n').rev().find_map(|line| serde_json::from_slice(line).ok())
+        let text = String::from_utf8_lossy(output);
+        // Something may stand before it on its line.
+        let parse = |line: &str| serde_json::from_str(&line[line.find("{\"graceful\":")?..]).ok();
+        text.lines().rev().find_map(parse)
     }
 }
 
@@ -93,7 +96,7 @@ mod tests {
     fn the_answer_is_found_among_other_lines() {
         let answer = Answer::new(&[Place::At("unix:/a".parse().unwrap())]).unwrap();
         let line = serde_json::to_string(&answer).unwrap();
-        let output = format!("starting\n{{\"a\":1}}\n{line}\nbye\n");
+        let output = format!("starting\n{{\"a\":1}}\nready ... {line}\nbye\n");
         assert_eq!(Answer::find(output.as_bytes()), Some(answer));
         assert_eq!(Answer::find(b"hello\n"), None);
     }

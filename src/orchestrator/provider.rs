@@ -6,12 +6,14 @@ use crate::{
     error::Error,
     listener::{Address, Listener},
     server::App,
+    tls::TlsConfig,
 };
 
 /// An application and where it listens.
 pub(crate) struct Binding {
     pub(crate) place: Place,
     pub(crate) app: Box<dyn App>,
+    pub(crate) tls: Option<TlsConfig>,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -41,13 +43,22 @@ pub(crate) async fn open(
 ) -> Result<Vec<(Listener, Box<dyn App>)>, Error> {
     let mut opened: Vec<(Listener, Box<dyn App>)> = Vec::new();
     let mut asked: Vec<Address> = Vec::new();
-    for Binding { place, app } in bindings {
+    for Binding { place, app, tls } in bindings {
+        // Before any socket is asked for: a file that cannot be used is the user's first concern.
+        let tls = tls.map(|config| config.load()).transpose()?;
+        let secured = |mut listener: Listener| {
+            if let Some(tls) = &tls {
+                listener.secure(tls.clone());
+            }
+            listener
+        };
         let addresses = match place {
             Place::At(address) => vec![address],
             Place::Default => {
                 let inherited = provider.inherited().await?;
                 if !inherited.is_empty() {
-                    opened.extend(inherited.into_iter().map(|listener| (listener, app.another())));
+                    let inherited = inherited.into_iter().map(secured);
+                    opened.extend(inherited.map(|listener| (listener, app.another())));
                     continue;
                 }
                 default_addresses()?
@@ -55,7 +66,7 @@ pub(crate) async fn open(
         };
         for address in addresses {
             let nth = asked.iter().filter(|other| **other == address).count() as u32;
-            opened.push((provider.listen(&address, nth).await?, app.another()));
+            opened.push((secured(provider.listen(&address, nth).await?), app.another()));
             asked.push(address);
         }
     }

@@ -1,9 +1,13 @@
 //! Everybody outside who is told what the master does: systemd, the reader of the PID file, those who
 //! ask on the admin socket, and those who wait for the outcome of a reload.
 
+#[cfg(feature = "admin")]
+use std::os::fd::AsFd;
 use std::{
     ffi::OsString,
+    os::fd::BorrowedFd,
     path::Path,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -18,13 +22,19 @@ use super::{
     Options,
     pid_file::PidFile,
     state::{Action, Event, Id, Phase},
-    status::{Board, Outcome},
+    status::{Board, Outcome, Wish},
     systemd::{Limits, Messages, Systemd},
+    takeover::{Descriptors, Handoff},
 };
+#[cfg(feature = "admin")]
+use crate::{admin::Admin, listener::SocketFile};
 use crate::{
     error::Error,
     handle::Handle,
-    process::reap::{self, Own, Reaper},
+    process::{
+        image::Image,
+        reap::{self, Own, Reaper},
+    },
     server::Survey,
 };
 
@@ -39,7 +49,7 @@ pub(crate) struct Report {
     own: Own,
     shutdown_delay: Duration,
     #[cfg(feature = "admin")]
-    admin: Option<crate::admin::Admin>,
+    admin: Option<Admin>,
     _pid_file: Option<PidFile>,
     _tasks: JoinSet<()>,
 }
@@ -51,11 +61,37 @@ impl Report {
     ///
     /// When the PID file cannot be written or the admin socket cannot be bound.
     #[cfg_attr(not(feature = "admin"), expect(unused_variables, reason = "for the admin socket"))]
-    pub(crate) fn open(options: &Options, program: &Path, handle: &Handle) -> Result<Self, Error> {
-        let systemd = Systemd::from_env(limits(options));
+    pub(crate) fn open(
+        options: &Options,
+        program: &Path,
+        handle: &Handle,
+        predecessor: Option<&mut (Handoff, Descriptors)>,
+    ) -> Result<Self, Error> {
+        let mut systemd = Systemd::from_env(limits(options));
         let pid_file = options.pid_file.as_deref().map(PidFile::write).transpose()?;
         let board = Board::new(program, options);
-        let own = Own::children();
+        let own = match &predecessor {
+            // Those who had started the other children are gone with the program before this one.
+            Some(_) => Own::default(),
+            None => Own::children(),
+        };
+        #[cfg(feature = "admin")]
+        let mut admin = None;
+        match predecessor {
+            Some((handoff, descriptors)) => {
+                board.recall(std::mem::take(&mut handoff.memory));
+                systemd.go_on();
+                #[cfg(feature = "admin")]
+                if let Some(left) = handoff.admin.take() {
+                    // Removed with this, if it is of no more use.
+                    let address = format!("unix:{}", left.path.display());
+                    let file = SocketFile::again(&address, left.file);
+                    admin =
+                        file.map(|file| (left.path, file)).zip(descriptors.remove(left.fd).ok());
+                }
+            }
+            None => systemd.start(),
+        }
         let mut tasks = JoinSet::new();
         if let Some(every) = systemd.watch_interval() {
             let (board, messages) = (board.clone(), systemd.messages());
@@ -67,7 +103,7 @@ impl Report {
         Ok(Self {
             #[cfg(feature = "admin")]
             admin: match &options.admin {
-                Some(path) => Some(crate::admin::Admin::open(path, handle.clone(), board.clone())?),
+                Some(path) => Some(Admin::open(path, handle.clone(), board.clone(), admin)?),
                 None => None,
             },
             board,
@@ -102,18 +138,39 @@ impl Report {
         self.tell();
     }
 
-    pub(crate) fn spawned(&self, id: Id, pid: Option<u32>) {
-        pid.into_iter().for_each(|pid| self.own.insert(pid));
-        self.board.spawned(id, pid);
+    pub(crate) fn spawned(&self, id: Id, pid: u32, image: Option<Arc<Image>>) {
+        self.own.insert(pid);
+        self.board.spawned(id, pid, image);
     }
 
-    /// The master before this one had started a worker that serves or drains.
-    pub(crate) fn resumed(&mut self, id: Id, pid: u32, serves: bool) {
-        self.action(&Action::Spawn(id));
-        self.spawned(id, Some(pid));
-        if serves {
-            self.action(&Action::Settle(id));
+    /// The program before this one had started a worker that serves or, for so long, drains.
+    pub(crate) fn resumed(
+        &mut self,
+        id: Id,
+        pid: u32,
+        image: Option<Arc<Image>>,
+        drain: Option<Duration>,
+    ) {
+        self.own.insert(pid);
+        self.board.resumed(id, pid, image, drain);
+    }
+
+    /// Writes down what a program that takes over needs to know.
+    pub(crate) fn leave(&self, handoff: &mut Handoff) {
+        handoff.memory = self.board.memory();
+        #[cfg(feature = "admin")]
+        {
+            handoff.admin = self.admin.as_ref().and_then(Admin::leave);
         }
+    }
+
+    /// Every descriptor that `leave` has named.
+    pub(crate) fn fds(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        #[cfg(feature = "admin")]
+        let fds = self.admin.iter().map(AsFd::as_fd);
+        #[cfg(not(feature = "admin"))]
+        let fds = std::iter::empty();
+        fds
     }
 
     /// A worker was waited for.
@@ -131,9 +188,9 @@ impl Report {
         self.tell();
     }
 
-    /// Somebody wants to know the outcome of the reload that is about to be asked for.
-    pub(crate) fn wait(&self, waiter: oneshot::Sender<Outcome>) {
-        self.board.wait(waiter);
+    /// Somebody wants to know the outcome of what is about to be asked for.
+    pub(crate) fn wait(&self, wish: Wish, waiter: oneshot::Sender<Outcome>) {
+        self.board.wait(wish, waiter);
     }
 
     fn tell(&mut self) {
@@ -147,13 +204,22 @@ impl Report {
         self.systemd.environment()
     }
 
-    /// Waits until what was said has arrived, and goes on.
+    /// Waits until what was said has arrived, at most for a second or two. Who connects to the admin
+    /// socket from now on waits until somebody goes on: this program or the next one.
     pub(crate) async fn flush(&mut self) {
+        self.systemd.finish().await;
         #[cfg(feature = "admin")]
         if let Some(admin) = &mut self.admin {
-            admin.flush().await;
+            admin.pause().await;
         }
-        self.systemd.finish().await;
+    }
+
+    /// After a flush: this program stays.
+    pub(crate) fn go_on(&mut self) {
+        #[cfg(feature = "admin")]
+        if let Some(admin) = &mut self.admin {
+            admin.go_on();
+        }
     }
 
     /// Waits until everything is said, at most for a second or two.
@@ -220,7 +286,8 @@ pub(crate) struct SingleReport {
 
 impl SingleReport {
     pub(crate) fn open(options: &Options) -> Result<Self, Error> {
-        let systemd = Systemd::from_env(limits(options));
+        let mut systemd = Systemd::from_env(limits(options));
+        systemd.start();
         let pid_file = options.pid_file.as_deref().map(PidFile::write).transpose()?;
         let mut tasks = JoinSet::new();
         reap_orphans(&Own::children(), &mut tasks)?;

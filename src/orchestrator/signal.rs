@@ -43,6 +43,7 @@ macro_rules! signals {
 }
 
 signals! {
+    ABRT = SIGABRT,
     ALRM = SIGALRM,
     HUP = SIGHUP,
     INT = SIGINT,

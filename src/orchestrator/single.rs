@@ -27,10 +27,11 @@ pub(crate) async fn run(
     let mut signals = Signals::listen(&options)?;
     let mut report = SingleReport::open(&options)?;
     handle.set_generation(None);
+    handle.set_active();
     let mut own = Own(Listeners::from_env()?);
     let listeners = provider::open(&mut own, build.await?).await?;
     let addresses = listeners.iter().map(|(listener, _)| listener.address().to_owned()).collect();
-    let serving = Serving::start(listeners, handle.clone());
+    let serving = Serving::start(listeners, handle.clone(), options.client_limits);
     let started = Started { addresses, generation: 0, pid: std::process::id() };
     tracing::info!(addresses = ?started.addresses, "serving as a single process");
     options.on_ready.iter().for_each(|hook| hook(&started));
@@ -76,8 +77,12 @@ pub(crate) async fn run(
                 Command::Stop if !stopping => stop(&mut stopping),
                 Command::Stop
                 | Command::Reload
+                | Command::ReloadUntried
                 | Command::ReloadAndTell(_)
-                | Command::Rollback(_) => {}
+                | Command::Rollback(_)
+                | Command::Keep { .. } => {}
+                // There is nobody to keep it, and no other process to keep it for.
+                Command::Fetch { answer, .. } => drop(answer.send(None)),
             },
         }
     };

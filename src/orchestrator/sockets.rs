@@ -7,7 +7,7 @@ use super::{
     state::Id,
     store::StoredName,
     systemd::Messages,
-    takeover::{BoundSocket, Descriptors, Handoff, InheritedSocket},
+    takeover::{BoundSocket, Descriptors, Handoff, InheritedSocket, KeptSocket},
 };
 use crate::{
     error::Error,
@@ -19,6 +19,9 @@ use crate::{
 pub(crate) struct Sockets {
     inherited: Vec<Inherited>,
     bound: Vec<Entry>,
+    kept: Vec<Kept>,
+    /// The latest worker that was past its trial.
+    settled: Id,
     /// Removed with the master, after the last worker.
     files: Vec<SocketFile>,
     /// Has a copy of each bound socket, for the case that this process is killed.
@@ -36,12 +39,25 @@ struct Entry {
     wanted: HashSet<Id>,
 }
 
+/// A descriptor that the application keeps from one worker to the next.
+#[derive(Debug)]
+struct Kept {
+    name: String,
+    fd: OwnedFd,
+    /// The latest generation that asked for it.
+    asked: Id,
+}
+
 impl Sockets {
+    fn empty(systemd: Messages) -> Self {
+        let (inherited, bound, kept, files) = Default::default();
+        Self { inherited, bound, kept, settled: 0, files, systemd }
+    }
+
     /// Sorts what this process was started with: the sockets that the user configured, and those
     /// that an earlier master, which was killed, has left in systemd's descriptor store.
     pub(crate) fn new(inherited: Vec<Inherited>, systemd: Messages) -> Self {
-        let mut sockets =
-            Self { inherited: Vec::new(), bound: Vec::new(), files: Vec::new(), systemd };
+        let mut sockets = Self::empty(systemd);
         for entry in inherited {
             match entry.name.parse() {
                 Ok(name) => sockets.restore(name, entry),
@@ -80,12 +96,17 @@ impl Sockets {
                 wanted: entry.wanted.iter().copied().collect(),
             });
         }
+        for Kept { name, fd, asked } in &self.kept {
+            let (name, fd, asked) = (name.clone(), fd.as_raw_fd(), *asked);
+            handoff.kept.push(KeptSocket { name, fd, asked });
+        }
     }
 
     /// Every descriptor that `leave` has named.
     pub(crate) fn fds(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
         let inherited = self.inherited.iter().map(|entry| entry.socket.as_fd());
-        inherited.chain(self.bound.iter().map(|entry| entry.socket.as_fd()))
+        let bound = self.bound.iter().map(|entry| entry.socket.as_fd());
+        inherited.chain(bound).chain(self.kept.iter().map(|kept| kept.fd.as_fd()))
     }
 
     /// Takes over what another program has left.
@@ -98,8 +119,7 @@ impl Sockets {
             Socket::check(descriptors.remove(number)?)
                 .map_err(|error| Error::io("cannot take over a listener", error))
         };
-        let mut sockets =
-            Self { inherited: Vec::new(), bound: Vec::new(), files: Vec::new(), systemd };
+        let mut sockets = Self::empty(systemd);
         for InheritedSocket { name, fd } in &handoff.inherited {
             sockets.inherited.push(Inherited { name: name.clone(), socket: socket(*fd)? });
         }
@@ -112,7 +132,26 @@ impl Sockets {
                 wanted: left.wanted.iter().copied().collect(),
             });
         }
+        for KeptSocket { name, fd, asked } in &handoff.kept {
+            let (name, fd, asked) = (name.clone(), descriptors.remove(*fd)?, *asked);
+            sockets.kept.push(Kept { name, fd, asked });
+        }
         Ok(sockets)
+    }
+
+    /// A copy of what the application keeps under this name.
+    pub(crate) fn fetch(&mut self, worker: Id, name: &str) -> std::io::Result<Option<OwnedFd>> {
+        let Some(kept) = self.kept.iter_mut().find(|kept| kept.name == name) else {
+            return Ok(None);
+        };
+        kept.asked = worker;
+        kept.fd.try_clone().map(Some)
+    }
+
+    /// Keeps a descriptor for the workers to come.
+    pub(crate) fn keep_for_app(&mut self, worker: Id, name: String, fd: OwnedFd) {
+        self.kept.retain(|kept| kept.name != name);
+        self.kept.push(Kept { name, fd, asked: worker });
     }
 
     /// Where this machine can connect to a worker.
@@ -196,12 +235,16 @@ impl Sockets {
         for entry in &mut self.bound {
             entry.wanted.retain(|id| *id == worker);
         }
+        // The application may ask for it at any time after its start: one generation of patience.
+        let before = std::mem::replace(&mut self.settled, worker);
+        self.kept.retain(|kept| kept.asked >= before);
     }
 
     /// Lets go of all sockets, so that the last worker closes them when it stops accepting. The files
     /// of Unix sockets stay until this is dropped.
     pub(crate) fn release(&mut self) {
         self.inherited.clear();
+        self.kept.clear();
         // Nobody would accept what connects to systemd's copies.
         let stored = self.bound.iter().filter_map(|entry| entry.stored.as_deref());
         stored.for_each(|name| self.systemd.remove(name));

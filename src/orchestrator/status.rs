@@ -7,17 +7,33 @@ use std::{
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 
 use super::{
     Options,
     state::{Action, Event, Id, Phase},
 };
-use crate::server::{CutRequest, Survey};
+use crate::{
+    process::image::Image,
+    server::{CutRequest, Survey},
+};
 
 /// The outcome of a reload: the generation that serves now, or why it is still the old one.
 pub(crate) type Outcome = Result<Id, String>;
+
+/// What somebody asks for and waits to see done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Wish {
+    Reload,
+    Rollback,
+}
+
+#[derive(Debug)]
+struct Waiter {
+    wish: Wish,
+    answer: oneshot::Sender<Outcome>,
+}
 
 /// Where the master writes what it does, and others read it. Clones are the same board.
 #[derive(Clone, Debug)]
@@ -37,15 +53,18 @@ struct Record {
     failed: u64,
     last: Option<LastReload>,
     restarts: u64,
+    /// When the program before this one has started its workers.
+    recalled: BTreeMap<Id, f64>,
     /// They wait for the reload that runs or is next.
-    waiting: Vec<oneshot::Sender<Outcome>>,
+    waiting: Vec<Waiter>,
     /// They asked when one ran already and wait for the one after it.
-    later: Vec<oneshot::Sender<Outcome>>,
+    later: Vec<Waiter>,
 }
 
 #[derive(Debug)]
 struct Worker {
     pid: Option<u32>,
+    image: Option<Arc<Image>>,
     phase: Phase,
     started: (Instant, SystemTime),
     /// When the last message came.
@@ -81,6 +100,7 @@ pub(crate) struct Status {
 pub(crate) struct WorkerStatus {
     pub(crate) generation: Id,
     pub(crate) pid: Option<u32>,
+    pub(crate) program: Option<Program>,
     pub(crate) state: &'static str,
     pub(crate) started: f64,
     pub(crate) age: f64,
@@ -91,6 +111,14 @@ pub(crate) struct WorkerStatus {
     pub(crate) drain_deadline: Option<f64>,
     /// Since the worker gave these numbers.
     pub(crate) counted: Option<f64>,
+}
+
+/// What a worker runs; the path may name another file by now.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub(crate) struct Program {
+    pub(crate) path: PathBuf,
+    /// `None` while it is not known yet.
+    pub(crate) sha256: Option<String>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
@@ -116,7 +144,7 @@ pub(crate) struct Reloads {
     pub(crate) running: bool,
 }
 
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct LastReload {
     pub(crate) succeeded: bool,
     /// The new one, or the one that goes on.
@@ -125,6 +153,21 @@ pub(crate) struct LastReload {
     /// When it ended, since the Unix epoch.
     pub(crate) at: f64,
     pub(crate) took: f64,
+}
+
+/// What outlives the program of the master, when another one takes over.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct Memory {
+    /// Since the Unix epoch.
+    started: Option<f64>,
+    generation: Id,
+    succeeded: u64,
+    failed: u64,
+    last: Option<LastReload>,
+    restarts: u64,
+    /// When each worker was started.
+    workers: BTreeMap<Id, f64>,
 }
 
 impl Board {
@@ -141,6 +184,7 @@ impl Board {
             failed: 0,
             last: None,
             restarts: 0,
+            recalled: BTreeMap::new(),
             waiting: Vec::new(),
             later: Vec::new(),
         })))
@@ -167,10 +211,8 @@ impl Board {
                 let waiting = std::mem::take(&mut record.waiting);
                 let later = std::mem::take(&mut record.later);
                 drop(record);
-                for waiter in waiting.into_iter().chain(later) {
-                    // It has stopped waiting.
-                    let _ = waiter.send(Err("the server is stopping".to_owned()));
-                }
+                let waiting = waiting.into_iter().chain(later).collect();
+                answer(waiting, &Err("the server is stopping".to_owned()));
             }
             Event::Exited(id, _) => drop(record.workers.remove(id)),
             _ => {}
@@ -182,14 +224,26 @@ impl Board {
         let mut record = self.lock();
         let now = Instant::now();
         match action {
-            Action::Spawn(id) | Action::Respawn(id) | Action::Rollback(id) => {
-                match action {
-                    Action::Respawn(_) => record.restarts += 1,
-                    // The very first worker is no reload.
-                    _ if record.generation > 0 => record.reloading = Some(now),
-                    _ => {}
-                }
+            Action::Respawn(id) => {
+                record.restarts += 1;
                 record.workers.insert(*id, Worker::new(now));
+            }
+            Action::Spawn(id) | Action::Rollback(id) => {
+                record.workers.insert(*id, Worker::new(now));
+                // The very first worker is no reload.
+                if record.generation == 0 {
+                    return;
+                }
+                record.reloading = Some(now);
+                let (wish, why) = match action {
+                    Action::Rollback(_) => (Wish::Rollback, "a rollback was asked for instead"),
+                    _ => (Wish::Reload, "a reload was asked for instead"),
+                };
+                let waiting = std::mem::take(&mut record.waiting);
+                let (waiting, others) = waiting.into_iter().partition(|waiter| waiter.wish == wish);
+                record.waiting = waiting;
+                drop(record);
+                answer(others, &Err(why.to_owned()));
             }
             Action::Drain { id, successor } => {
                 let delay = if successor.is_some() { Duration::ZERO } else { delay };
@@ -201,9 +255,7 @@ impl Board {
             Action::Reloaded(outcome) => {
                 let waiting = record.reloaded(outcome, now);
                 drop(record);
-                for waiter in waiting {
-                    let _ = waiter.send(outcome.clone());
-                }
+                answer(waiting, outcome);
             }
             Action::Leave(_) => record.stopping = true,
             _ => {}
@@ -220,10 +272,66 @@ impl Board {
         }
     }
 
-    pub(crate) fn spawned(&self, id: Id, pid: Option<u32>) {
+    pub(crate) fn spawned(&self, id: Id, pid: u32, image: Option<Arc<Image>>) {
         if let Some(worker) = self.lock().workers.get_mut(&id) {
-            worker.pid = pid;
+            worker.pid = Some(pid);
+            worker.image = image;
         }
+    }
+
+    /// The binaries of which nobody has asked the digest yet. To tell it takes to read all of them.
+    #[cfg(feature = "admin")]
+    pub(crate) fn unread(&self) -> Vec<Arc<Image>> {
+        let record = self.lock();
+        let images = record.workers.values().filter_map(|worker| worker.image.clone());
+        images.filter(|image| image.known_digest().is_none()).collect()
+    }
+
+    pub(crate) fn memory(&self) -> Memory {
+        let record = self.lock();
+        Memory {
+            started: Some(unix(record.started.1)),
+            generation: record.generation,
+            succeeded: record.succeeded,
+            failed: record.failed,
+            last: record.last.clone(),
+            restarts: record.restarts,
+            workers: record
+                .workers
+                .iter()
+                .map(|(id, worker)| (*id, unix(worker.started.1)))
+                .collect(),
+        }
+    }
+
+    /// Goes on with what another program has noted.
+    pub(crate) fn recall(&self, memory: Memory) {
+        let mut record = self.lock();
+        record.started = memory.started.map_or(record.started, back);
+        record.generation = memory.generation;
+        record.succeeded = memory.succeeded;
+        record.failed = memory.failed;
+        record.last = memory.last;
+        record.restarts = memory.restarts;
+        record.recalled = memory.workers;
+    }
+
+    /// Another program has started this worker.
+    pub(crate) fn resumed(
+        &self,
+        id: Id,
+        pid: u32,
+        image: Option<Arc<Image>>,
+        drain: Option<Duration>,
+    ) {
+        let mut record = self.lock();
+        let now = Instant::now();
+        let mut worker = Worker::new(now);
+        worker.started = record.recalled.remove(&id).map_or(worker.started, back);
+        worker.pid = Some(pid);
+        worker.image = image;
+        worker.deadline = drain.map(|left| now + left);
+        record.workers.insert(id, worker);
     }
 
     /// Notes a sign of life.
@@ -241,8 +349,9 @@ impl Board {
         }
     }
 
-    /// Somebody asks for a reload and wants to know its outcome. To be called before it is begun.
-    pub(crate) fn wait(&self, waiter: oneshot::Sender<Outcome>) {
+    /// Somebody wants to know the outcome of what is asked for. To be called before it is begun.
+    pub(crate) fn wait(&self, wish: Wish, answer: oneshot::Sender<Outcome>) {
+        let waiter = Waiter { wish, answer };
         let mut record = self.lock();
         match record.reloading {
             // What it has started may be older than the binary that the caller has in mind.
@@ -289,6 +398,13 @@ impl Board {
     }
 }
 
+fn answer(waiters: Vec<Waiter>, outcome: &Outcome) {
+    for waiter in waiters {
+        // It has stopped waiting.
+        let _ = waiter.answer.send(outcome.clone());
+    }
+}
+
 impl Record {
     fn limit(&mut self, id: Id, deadline: Instant) {
         if let Some(worker) = self.workers.get_mut(&id) {
@@ -299,7 +415,7 @@ impl Record {
     }
 
     /// Answers who is to be told.
-    fn reloaded(&mut self, outcome: &Outcome, now: Instant) -> Vec<oneshot::Sender<Outcome>> {
+    fn reloaded(&mut self, outcome: &Outcome, now: Instant) -> Vec<Waiter> {
         // Without a start it was refused, as at a stop.
         if let Some(since) = self.reloading.take() {
             let (succeeded, generation) = match outcome {
@@ -359,6 +475,7 @@ impl Worker {
     fn new(now: Instant) -> Self {
         Self {
             pid: None,
+            image: None,
             phase: Phase::Starting,
             started: (now, SystemTime::now()),
             heard: None,
@@ -382,6 +499,10 @@ impl Worker {
         WorkerStatus {
             generation,
             pid: self.pid,
+            program: self.image.as_ref().map(|image| Program {
+                path: image.path().to_owned(),
+                sha256: image.known_digest().map(str::to_owned),
+            }),
             state: match self.phase {
                 Phase::Starting => "starting",
                 Phase::Trial => "trial",
@@ -406,6 +527,15 @@ impl Worker {
     }
 }
 
+/// The moment so many seconds after the Unix epoch.
+fn back(unix: f64) -> (Instant, SystemTime) {
+    let time = Duration::try_from_secs_f64(unix).ok().and_then(|unix| UNIX_EPOCH.checked_add(unix));
+    let time = time.unwrap_or_else(SystemTime::now);
+    let ago = time.elapsed().unwrap_or_default();
+    let now = Instant::now();
+    (now.checked_sub(ago).unwrap_or(now), time)
+}
+
 fn seconds(now: Instant, since: Instant) -> f64 {
     now.saturating_duration_since(since).as_secs_f64()
 }
@@ -427,8 +557,12 @@ mod tests {
     }
 
     fn asked(board: &Board) -> oneshot::Receiver<Outcome> {
+        wished(board, Wish::Reload)
+    }
+
+    fn wished(board: &Board, wish: Wish) -> oneshot::Receiver<Outcome> {
         let (sender, receiver) = oneshot::channel();
-        board.wait(sender);
+        board.wait(wish, sender);
         receiver
     }
 
@@ -437,7 +571,7 @@ mod tests {
         let board = board();
         assert_eq!(board.line(), "starting");
         act(&board, Action::Spawn(1));
-        board.spawned(1, Some(100));
+        board.spawned(1, 100, None);
         act(&board, Action::Settle(1));
         board.phases([(1, Phase::Serving)].into_iter());
         board
@@ -459,6 +593,22 @@ mod tests {
         let status = board.status();
         assert_eq!(status.reloads, Reloads { succeeded: 1, failed: 1, running: false });
         assert_eq!(status.last_reload.unwrap().generation, 3);
+    }
+
+    #[test]
+    fn a_reload_does_not_pass_for_a_rollback() {
+        let board = serving();
+        act(&board, Action::Spawn(2));
+        let mut reload = asked(&board);
+        let mut rollback = wished(&board, Wish::Rollback);
+        act(&board, Action::Reloaded(Ok(2)));
+        // The latest wish is done.
+        act(&board, Action::Rollback(3));
+        let why = "a rollback was asked for instead".to_owned();
+        assert_eq!(reload.try_recv().unwrap(), Err(why));
+        assert!(rollback.try_recv().is_err(), "not yet");
+        act(&board, Action::Reloaded(Ok(3)));
+        assert_eq!(rollback.try_recv().unwrap(), Ok(3));
     }
 
     #[test]
@@ -512,6 +662,32 @@ mod tests {
         assert_eq!(board.status().workers[0].drain_deadline, Some(0.0));
         board.event(&Event::Exited(1, "status 0".to_owned()));
         assert_eq!(board.status().workers.len(), 1);
+    }
+
+    #[test]
+    fn what_was_noted_outlives_the_program() {
+        let before = serving();
+        act(&before, Action::Respawn(2));
+        act(&before, Action::Spawn(3));
+        act(&before, Action::Settle(3));
+        act(&before, Action::Reloaded(Ok(3)));
+        let memory = serde_json::to_string(&before.memory()).unwrap();
+        let (before, after) = (before.status(), board());
+        after.recall(serde_json::from_str(&memory).unwrap());
+        after.resumed(2, 200, None, Some(Duration::from_secs(5)));
+        after.resumed(3, 300, None, None);
+        after.phases([(2, Phase::Draining), (3, Phase::Serving)].into_iter());
+        let after = after.status();
+        assert_eq!((after.state, after.generation), ("serving", 3));
+        assert_eq!((after.reloads, after.restarts), (before.reloads, 1));
+        assert_eq!(after.last_reload, before.last_reload);
+        assert!((after.started - before.started).abs() < 0.001, "{after:?} {before:?}");
+        assert!(after.uptime >= before.uptime - 0.001, "{after:?} {before:?}");
+        assert!((after.workers[1].started - before.workers[2].started).abs() < 0.001);
+        assert!(after.workers[0].drain_deadline.unwrap() > 4.0);
+        assert_eq!(after.workers[1].drain_deadline, None);
+        // Nothing that an older program leaves out matters.
+        board().recall(serde_json::from_str("{}").unwrap());
     }
 
     #[test]

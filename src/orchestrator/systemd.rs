@@ -93,9 +93,17 @@ impl Systemd {
         let set = names.into_iter().zip(taken);
         let environment = set.filter_map(|(name, value)| Some((name, value?))).collect();
         let (stage, status) = (Stage::Starting, String::new());
-        let this = Self { messages, environment, watchdog, limits, stage, status };
-        this.send(&[&extend(limits.start)]);
-        this
+        Self { messages, environment, watchdog, limits, stage, status }
+    }
+
+    /// The first worker is on its way.
+    pub(crate) fn start(&mut self) {
+        self.send(&[&extend(self.limits.start)]);
+    }
+
+    /// The service runs already: another program has started it in this process.
+    pub(crate) fn go_on(&mut self) {
+        self.stage = Stage::Running;
     }
 
     /// The variables that [`from_env`](Self::from_env) has taken: for a program that replaces this

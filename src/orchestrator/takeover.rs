@@ -4,14 +4,19 @@
 //! and executes the new one, which finds the memfd in its environment. Signals that arrive in between
 //! stay pending: they are blocked until the new program listens.
 
-use std::{collections::HashMap, os::fd::OwnedFd, path::PathBuf, time::Duration};
+use std::{
+    collections::{HashMap, hash_map::Entry},
+    os::fd::OwnedFd,
+    path::PathBuf,
+    time::Duration,
+};
 
 use serde::{Deserialize, Serialize};
 
-use super::state::Id;
+use super::{state::Id, status::Memory};
 use crate::{
     error::{BoxError, Error, Kind},
-    process::exec,
+    process::{exec, fd},
 };
 
 /// Changes when an old master's state can no longer be understood.
@@ -25,9 +30,17 @@ pub(crate) struct Handoff {
     pub(crate) workers: Vec<Worker>,
     pub(crate) inherited: Vec<InheritedSocket>,
     pub(crate) bound: Vec<BoundSocket>,
+    #[serde(default)]
+    pub(crate) kept: Vec<KeptSocket>,
     /// Binaries: the present one, and the one before.
     pub(crate) current: Option<Binary>,
     pub(crate) previous: Option<Binary>,
+    #[serde(default)]
+    pub(crate) memory: Memory,
+    #[serde(default)]
+    pub(crate) admin: Option<AdminSocket>,
+    /// The digests of binaries that have failed.
+    pub(crate) failed: Vec<String>,
 }
 
 /// A worker that serves or drains. Descriptors are numbers here; `Descriptors` owns them.
@@ -60,6 +73,22 @@ pub(crate) struct BoundSocket {
     pub(crate) wanted: Vec<Id>,
 }
 
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct AdminSocket {
+    pub(crate) path: PathBuf,
+    pub(crate) fd: i32,
+    /// Device and inode of its file.
+    pub(crate) file: (u64, u64),
+}
+
+/// A descriptor that the application keeps.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct KeptSocket {
+    pub(crate) name: String,
+    pub(crate) fd: i32,
+    pub(crate) asked: Id,
+}
+
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Binary {
     pub(crate) path: PathBuf,
@@ -74,8 +103,12 @@ impl Handoff {
             workers: Vec::new(),
             inherited: Vec::new(),
             bound: Vec::new(),
+            kept: Vec::new(),
             current: None,
             previous: None,
+            memory: Memory::default(),
+            admin: None,
+            failed: Vec::new(),
         }
     }
 
@@ -102,7 +135,10 @@ impl Handoff {
         let workers = self.workers.iter().map(|worker| worker.wire);
         let inherited = self.inherited.iter().map(|socket| socket.fd);
         let bound = self.bound.iter().map(|socket| socket.fd);
-        binaries.map(|binary| binary.fd).chain(workers).chain(inherited).chain(bound)
+        let admin = self.admin.iter().map(|socket| socket.fd);
+        let kept = self.kept.iter().map(|socket| socket.fd);
+        let sockets = workers.chain(inherited).chain(bound).chain(kept).chain(admin);
+        binaries.map(|binary| binary.fd).chain(sockets)
     }
 }
 
@@ -115,8 +151,8 @@ impl Descriptors {
         let mut fds = HashMap::new();
         for number in handoff.numbers() {
             // A number that stands twice would be closed twice.
-            if !fds.contains_key(&number) {
-                fds.insert(number, crate::process::fd::adopt(number)?);
+            if let Entry::Vacant(entry) = fds.entry(number) {
+                entry.insert(fd::adopt(number)?);
             }
         }
         Ok(Self(fds))

@@ -23,6 +23,7 @@ use super::{
 };
 use crate::{
     error::Error,
+    handle::Command,
     process::{child::Child, exec, image::Image, wire},
 };
 
@@ -72,7 +73,10 @@ impl Master {
 
     /// Whether this is the moment to become the candidate.
     pub(super) fn is_due(&self) -> bool {
-        self.candidate.is_some() && self.state.is_calm() && self.result.is_none()
+        self.candidate.is_some()
+            && self.state.is_calm()
+            && self.retiring.is_empty()
+            && self.result.is_none()
     }
 
     /// Becomes the candidate. Returns only where that fails: then everything goes on as before.
@@ -80,6 +84,7 @@ impl Master {
         &mut self,
         signals: &mut Signals,
         inputs: &mut mpsc::UnboundedReceiver<Input>,
+        commands: &mpsc::UnboundedReceiver<Command>,
     ) {
         let Some(mut candidate) = self.candidate.take() else { return };
         // The last reload may have been another one.
@@ -94,10 +99,11 @@ impl Master {
                 while let Ok(input) = inputs.try_recv() {
                     self.input(input);
                 }
-                self.exec(&candidate.image, &released, signals, inputs).await
+                self.exec(&candidate.image, &released, signals, inputs, commands).await
             }
             Err(why) => why,
         };
+        self.report.go_on();
         for (id, (child, reader)) in released {
             if let Some(worker) = self.workers.get_mut(&id) {
                 let (orders, receiver) = mpsc::unbounded_channel();
@@ -139,6 +145,7 @@ impl Master {
         released: &HashMap<Id, (Child, wire::Reader)>,
         signals: &mut Signals,
         inputs: &mut mpsc::UnboundedReceiver<Input>,
+        commands: &mpsc::UnboundedReceiver<Command>,
     ) -> String {
         // Whoever waits for the outcome of the reload has it before this program ends.
         self.report.flush().await;
@@ -156,7 +163,8 @@ impl Master {
         };
         let wires = released.values().map(|(_, reader)| reader.as_fd());
         let binaries = binaries.iter().map(AsFd::as_fd);
-        let keep: Vec<BorrowedFd<'_>> = wires.chain(binaries).chain(self.sockets.fds()).collect();
+        let sockets = self.sockets.fds().chain(self.report.fds());
+        let keep: Vec<BorrowedFd<'_>> = wires.chain(binaries).chain(sockets).collect();
         tracing::info!(path = %image.path().display(), "the master becomes the new binary");
         let mut order = None;
         let error = self.program.replace(
@@ -166,7 +174,7 @@ impl Master {
             self.report.environment(),
             || {
                 order = signals.try_next();
-                order.is_none() && inputs.is_empty()
+                order.is_none() && inputs.is_empty() && commands.is_empty()
             },
         );
         if let Some((signal, order)) = order {
@@ -191,7 +199,9 @@ impl Master {
         let mut handoff = Handoff::new(self.state.last());
         handoff.current = binary(&self.current)?;
         handoff.previous = binary(&self.previous)?;
+        handoff.failed = self.failed.iter().cloned().collect();
         self.sockets.leave(&mut handoff);
+        self.report.leave(&mut handoff);
         for (id, worker) in &self.workers {
             let (_, reader) = released.get(id).ok_or("a worker was started meanwhile")?;
             let read = reader.leftover().ok_or("a descriptor is on its way")?.to_vec();
@@ -222,6 +232,7 @@ impl Master {
         };
         self.current = image(handoff.current)?;
         self.previous = image(handoff.previous)?;
+        self.failed = handoff.failed.into_iter().collect();
         let mut workers = handoff.workers;
         workers.sort_by_key(|worker| worker.id);
         let images = workers.iter_mut().map(|worker| image(worker.binary.take()));
@@ -242,11 +253,11 @@ impl Master {
             let (attendant, orders) = mpsc::unbounded_channel();
             let child = Child::new(worker.pid);
             tokio::spawn(attend::attend(worker.id, child, reader, orders, self.inputs.clone()));
-            self.report.resumed(worker.id, worker.pid, worker.drain.is_none());
+            self.report.resumed(worker.id, worker.pid, image.clone(), worker.drain);
             let link = Link::new(writer);
-            let (pid, reason, unanswered) = (worker.pid, None, 0);
-            self.workers
-                .insert(worker.id, Worker { pid, image, link, attendant, reason, unanswered });
+            let (pid, reason, panic, unanswered) = (worker.pid, None, None, 0);
+            let resumed = Worker { pid, image, link, attendant, reason, panic, unanswered };
+            self.workers.insert(worker.id, resumed);
         }
         self.report.phases(self.state.workers());
         exec::unblock_signals();

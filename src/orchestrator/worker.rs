@@ -2,7 +2,10 @@
 
 use std::{future::Future, os::fd::OwnedFd, pin::pin, time::Duration};
 
-use tokio::{sync::mpsc, time::timeout};
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::timeout,
+};
 
 use super::{
     Options, Started,
@@ -15,7 +18,7 @@ use crate::{
     error::{Error, Kind},
     handle::{Command, Handle},
     listener::{Address, Listener, Socket},
-    process::wire::{self, Reader},
+    process::wire::{self, Reader, Writer},
     server::{Context, Ending, Order, Serving, Survey},
 };
 
@@ -36,6 +39,7 @@ pub(crate) async fn run(
     let _ignored = Signals::listen(&options)?;
     let (reader, writer) =
         wire::open(control).map_err(|error| Error::io("cannot talk to the master", error))?;
+    tell_of_panics(&writer);
     let link = Link::new(writer);
     let mut master = Master { reader, link, handle };
     let result = match master.start(build, &options).await {
@@ -80,7 +84,7 @@ impl Master {
         let listeners = provider::open(self, bindings).await?;
         let addresses: Vec<_> =
             listeners.iter().map(|(listener, _)| listener.address().to_owned()).collect();
-        let serving = Serving::start(listeners, self.handle.clone());
+        let serving = Serving::start(listeners, self.handle.clone(), options.client_limits);
         let pid = nix::unistd::getppid().as_raw().unsigned_abs();
         let started = Started { addresses, generation, pid };
         tracing::info!(generation, addresses = ?started.addresses, "ready");
@@ -159,25 +163,44 @@ impl Master {
         };
         let context = serving.context().clone();
         let mut run = pin!(serving.run(receiver));
+        let hooks = &options.hooks;
+        let mut retiring = pin!(hooks.on_retire.run("on retire", (), hooks.limit));
+        let mut retire = Retire::NotYet;
         let mut orphaned = false;
+        // Who asked for a descriptor, and waits for the answer of the master.
+        let mut asked: Vec<(String, oneshot::Sender<Option<OwnedFd>>)> = Vec::new();
         let cut = loop {
             tokio::select! {
                 cut = &mut run => break cut,
+                () = &mut retiring, if retire == Retire::Now => {
+                    retire = Retire::Done;
+                    self.link.send(ToMaster::Retired);
+                }
                 message = self.reader.receive::<ToWorker>(), if !orphaned => match message {
                     Ok(Some((message, fds))) => match message {
                         ToWorker::Pause => order(Order::Pause),
                         ToWorker::Resume => order(Order::Resume),
                         ToWorker::Adopt => fds.into_iter().for_each(|wire| order(Order::Adopt(wire))),
+                        ToWorker::Active => self.handle.set_active(),
                         ToWorker::Drain(drain) => {
+                            retire = retire.begin();
                             order(Order::Drain(ending(drain, fds.into_iter().next())));
                         }
                         ToWorker::Cut => order(Order::Cut),
                         ToWorker::Ping => self.pong(Some(&context)),
+                        ToWorker::Kept { name } => {
+                            if let Some(at) = asked.iter().position(|(other, _)| *other == name) {
+                                // Nobody may want it any more; then it is closed here.
+                                let _ = asked.swap_remove(at).1.send(fds.into_iter().next());
+                            }
+                        }
                         message => tracing::debug!(?message, "ignored"),
                     },
                     end => {
                         tracing::warn!(?end, "the master is gone: this worker finishes and leaves");
                         orphaned = true;
+                        retire = retire.begin();
+                        asked.drain(..).for_each(|(_, answer)| drop(answer.send(None)));
                         order(Order::Drain(Ending {
                             successor: false,
                             hand_over: None,
@@ -188,16 +211,63 @@ impl Master {
                     }
                 },
                 Some(command) = commands.recv() => self.link.send(match command {
+                    Command::Keep { name, fd } => {
+                        self.link.send_with(ToMaster::Keep { name }, vec![fd]);
+                        continue;
+                    }
+                    Command::Fetch { name, answer } => {
+                        if orphaned {
+                            drop(answer.send(None));
+                            continue;
+                        }
+                        asked.push((name.clone(), answer));
+                        ToMaster::Fetch { name }
+                    }
                     // Who waits for the outcome hears that nobody knows it here.
                     Command::Reload | Command::ReloadAndTell(_) => ToMaster::Reload,
+                    Command::ReloadUntried => ToMaster::ReloadUntried,
                     Command::Rollback(_) => ToMaster::Rollback,
                     Command::Stop => ToMaster::Stop,
                 }),
             }
         };
+        if retire == Retire::Now {
+            retiring.await;
+            self.link.send(ToMaster::Retired);
+        }
         self.link.send(ToMaster::Drained { cut });
         Ok(())
     }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Retire {
+    NotYet,
+    Now,
+    Done,
+}
+
+impl Retire {
+    fn begin(self) -> Self {
+        match self {
+            Self::NotYet => Self::Now,
+            begun => begun,
+        }
+    }
+}
+
+/// Sends each panic to the master, which knows by the exit status whether it was the end.
+fn tell_of_panics(writer: &Writer) {
+    let last_words = match writer.last_words() {
+        Ok(last_words) => last_words,
+        Err(error) => return tracing::warn!(%error, "the master will not hear of panics"),
+    };
+    let before = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        let message = format!("it {}", panic.to_string().replace('\n', " "));
+        last_words.send(&ToMaster::Panicked { message });
+        before(panic);
+    }));
 }
 
 impl Provider for Master {

@@ -87,6 +87,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
+    #[expect(clippy::zombie_processes, reason = "the child under test waits for them")]
     async fn the_end_of_a_child_is_told() {
         for (script, ended) in [
             ("exit 0", Ended::Status(0)),

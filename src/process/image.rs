@@ -6,6 +6,7 @@ use std::{
         unix::fs::MetadataExt,
     },
     path::{Path, PathBuf},
+    sync::OnceLock,
 };
 
 /// A program file that stays at hand, whatever happens to its path.
@@ -14,6 +15,7 @@ pub(crate) struct Image {
     file: File,
     path: PathBuf,
     id: (u64, u64),
+    digest: OnceLock<String>,
 }
 
 impl Image {
@@ -24,7 +26,12 @@ impl Image {
 
     pub(crate) fn adopt(file: File, path: &Path) -> io::Result<Self> {
         let metadata = file.metadata()?;
-        Ok(Self { file, path: path.to_owned(), id: (metadata.dev(), metadata.ino()) })
+        Ok(Self {
+            file,
+            path: path.to_owned(),
+            id: (metadata.dev(), metadata.ino()),
+            digest: OnceLock::new(),
+        })
     }
 
     /// Whether both are the same file.
@@ -56,8 +63,21 @@ impl Image {
         &self.path
     }
 
-    /// The SHA-256 of its content, in hexadecimal. Reads the whole file.
+    /// The SHA-256 of its content, in hexadecimal. Reads the whole file, the first time.
     pub(crate) fn digest(&self) -> io::Result<String> {
+        if let Some(digest) = self.digest.get() {
+            return Ok(digest.clone());
+        }
+        let digest = self.read_digest()?;
+        Ok(self.digest.get_or_init(|| digest).clone())
+    }
+
+    /// The same, if it was asked for before.
+    pub(crate) fn known_digest(&self) -> Option<&str> {
+        self.digest.get().map(String::as_str)
+    }
+
+    fn read_digest(&self) -> io::Result<String> {
         use sha2::Digest;
         use std::os::unix::fs::FileExt;
         let mut hasher = sha2::Sha256::new();
@@ -112,6 +132,9 @@ mod tests {
         fs::write(&path, "abc").unwrap();
         // FIPS 180-2, appendix B.1.
         let expected = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
-        assert_eq!(Image::open(&path).unwrap().digest().unwrap(), expected);
+        let image = Image::open(&path).unwrap();
+        assert_eq!(image.known_digest(), None);
+        assert_eq!(image.digest().unwrap(), expected);
+        assert_eq!(image.known_digest(), Some(expected));
     }
 }

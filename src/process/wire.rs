@@ -168,7 +168,38 @@ fn receive(fd: RawFd, bytes: &mut Vec<u8>, fds: &mut VecDeque<OwnedFd>) -> io::R
     Ok(length)
 }
 
+/// A way to say one last thing at once, from a process that may be gone at the next moment.
+#[derive(Debug)]
+pub(crate) struct LastWords(OwnedFd);
+
+impl LastWords {
+    /// Sends the message if there is room for it; does not wait.
+    pub(crate) fn send<T: Serialize>(&self, message: &T) {
+        if let Ok(frame) = frame(message, 0) {
+            // One call, so that it does not mix with what the writer sends. Nobody is left to tell
+            // when it fails.
+            let _ = send(self.0.as_fd(), &frame, &[]);
+        }
+    }
+}
+
+fn frame<T: Serialize>(message: &T, fds: usize) -> io::Result<Vec<u8>> {
+    let mut frame = vec![0; HEAD];
+    serde_json::to_writer(&mut frame, message)?;
+    let length = frame.len() - HEAD;
+    if length > MAX_FRAME || fds > MAX_FDS {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "the message is too large"));
+    }
+    frame[..4].copy_from_slice(&(length as u32).to_be_bytes());
+    frame[4..HEAD].copy_from_slice(&(fds as u32).to_be_bytes());
+    Ok(frame)
+}
+
 impl Writer {
+    pub(crate) fn last_words(&self) -> io::Result<LastWords> {
+        Ok(LastWords(self.stream.as_fd().try_clone_to_owned()?))
+    }
+
     /// Sends a message and copies of the descriptors.
     ///
     /// Not cancel safe: a frame that is half sent garbles the wire.
@@ -177,14 +208,7 @@ impl Writer {
         message: &T,
         fds: &[BorrowedFd<'_>],
     ) -> io::Result<()> {
-        let mut frame = vec![0; HEAD];
-        serde_json::to_writer(&mut frame, message)?;
-        let length = frame.len() - HEAD;
-        if length > MAX_FRAME || fds.len() > MAX_FDS {
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, "the message is too large"));
-        }
-        frame[..4].copy_from_slice(&(length as u32).to_be_bytes());
-        frame[4..HEAD].copy_from_slice(&(fds.len() as u32).to_be_bytes());
+        let frame = frame(message, fds.len())?;
         let numbers: Vec<RawFd> = fds.iter().map(AsRawFd::as_raw_fd).collect();
 
         let mut sent = 0;

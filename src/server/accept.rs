@@ -2,7 +2,10 @@ use std::{future::poll_fn, io, pin::pin, sync::Arc, time::Duration};
 
 use axum::body::{Body, Bytes};
 use http::{Request, Response};
-use tokio::{sync::watch, time::sleep};
+use tokio::{
+    sync::{OwnedSemaphorePermit, watch},
+    time::sleep,
+};
 use tower_service::Service;
 
 use super::{Context, connection};
@@ -10,6 +13,7 @@ use crate::{
     BoxError,
     drain::DrainGuard,
     listener::{AcceptError, EXHAUSTED_PAUSE, Listener, Peer, Stream},
+    tls::Acceptor,
 };
 
 /// An application that serves one connection after the other, whatever its type is.
@@ -33,6 +37,10 @@ pub(crate) struct Accepted {
     /// Whether it has served a request, in another process.
     pub(crate) begun: bool,
     pub(crate) guard: DrainGuard,
+    /// Its place among the connections that may be served at once.
+    pub(crate) seat: Option<OwnedSemaphorePermit>,
+    /// The handshake is still to be made.
+    pub(crate) tls: Option<Acceptor>,
 }
 
 /// A tower service as an [`App`].
@@ -96,7 +104,20 @@ pub(crate) async fn accept(
                 _ = &mut changed => break,
                 accepted = poll_fn(|cx| listener.poll_accept(cx)) => accepted,
             };
-            if let Some(pause) = spawn(&listener, &*app, &context, accepted) {
+            let (mut told, mut seat) = (false, None);
+            if let (Some(seats), Ok(_)) = (&context.seats, &accepted) {
+                tokio::select! {
+                    biased;
+                    // What was accepted is served all the same.
+                    _ = &mut changed => told = true,
+                    free = seats.clone().acquire_owned() => seat = free.ok(),
+                }
+            }
+            let pause = spawn(&listener, &*app, &context, accepted, seat);
+            if told {
+                break;
+            }
+            if let Some(pause) = pause {
                 tokio::select! {
                     _ = &mut changed => break,
                     () = sleep(pause) => {}
@@ -112,13 +133,16 @@ fn spawn(
     app: &dyn App,
     context: &Arc<Context>,
     accepted: io::Result<(Stream, Peer)>,
+    seat: Option<OwnedSemaphorePermit>,
 ) -> Option<Duration> {
     match accepted {
         Ok((stream, peer)) => {
             // Counted before it is spawned: a drain that ends in between would not wait for it.
             let guard = context.connections.guard();
+            let tls = listener.tls().cloned();
             let (listener, bytes) = (listener.name(), Bytes::new());
-            let accepted = Accepted { stream, peer, listener, bytes, begun: false, guard };
+            let begun = false;
+            let accepted = Accepted { stream, peer, listener, bytes, begun, guard, seat, tls };
             app.spawn(accepted, context.clone());
             None
         }
@@ -139,7 +163,7 @@ fn take_backlog(listener: &Listener, app: &dyn App, context: &Arc<Context>) {
             Ok(None) => return,
             accepted => {
                 let accepted = accepted.map(|accepted| accepted.expect("it is not none"));
-                if spawn(listener, app, context, accepted).is_some() {
+                if spawn(listener, app, context, accepted, None).is_some() {
                     return;
                 }
             }

@@ -10,21 +10,26 @@ use axum::body::Body;
 use bytes::{Bytes, BytesMut};
 use http::{Request, Response};
 use hyper::server::conn::{http1, http2};
-use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     sync::oneshot,
-    time::{Sleep, sleep, timeout},
+    time::{Instant, Sleep, sleep, timeout},
 };
 use tower_service::Service;
 
 use super::{
-    Accepted, Context, HandOver, Phase, handover::Gift, io::Io, requests::Connection,
+    Accepted, Context, HandOver, Limits, Phase,
+    handover::Gift,
+    io::Io,
+    limits::{HEADERS, PONG_TIMEOUT},
+    requests::Connection,
     service::Counted,
 };
 use crate::{
     BoxError,
     listener::{Peer, Stream},
+    tls::Acceptor,
 };
 
 /// What an HTTP/2 client says first (RFC 9113, section 3.4).
@@ -32,6 +37,8 @@ const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// How long a client may take to close its side after we have closed ours. Closing both at once
 /// would reset the connection if it had sent more, and that can cost it the answer on its way.
 const LINGER: Duration = Duration::from_secs(1);
+/// hyper cannot do with less.
+const MIN_BUFFER: usize = 8192;
 /// Enough for most requests, so that hyper need not read again.
 const FIRST_READ: usize = 4096;
 
@@ -45,11 +52,18 @@ where
     B::Data: Send,
     B::Error: Into<BoxError>,
 {
-    let Accepted { mut stream, peer, listener, mut bytes, begun, guard } = accepted;
+    let Accepted { mut stream, peer, listener, mut bytes, begun, guard, seat, tls } = accepted;
     let waker = poll_fn(|cx| Poll::Ready(cx.waker().clone())).await;
-    let connection = Connection::new(context, guard, waker);
+    let connection = Connection::new(context, guard, seat, waker);
     let mut watch = Watch::new(connection.clone());
     let mut protocol = begun.then_some(Protocol::Http1);
+    if let Some(acceptor) = tls {
+        // Boxed, as most connections are not TLS and would carry the room for it.
+        match Box::pin(shake_hands(acceptor, stream, &mut watch)).await {
+            Some((open, spoken)) => (stream, protocol) = (open, Some(spoken)),
+            None => return,
+        }
+    }
     loop {
         let end = match protocol {
             None => match peek(stream, bytes, &mut watch).await {
@@ -78,9 +92,16 @@ where
         };
         match wish {
             Wish::Cut => return,
-            Wish::Close if bytes.is_empty() && !stream.has_input() => return,
-            // A request has come after all. Its answer will say goodbye, however long that takes.
-            Wish::Close => watch.patient = true,
+            Wish::Close if bytes.is_empty() && !stream.has_input() => {
+                if stream.is_tls() {
+                    close(stream, &mut watch).await;
+                }
+                return;
+            }
+            // A request has come after all. In a drain its answer will say goodbye, however long
+            // that takes.
+            Wish::Close => watch.patient = connection.context().phase() != Phase::Serving,
+            Wish::Refuse => return refuse(stream, &mut watch).await,
             Wish::Move => {
                 let (answer, answered) = oneshot::channel();
                 let begun = begun || connection.begun() > 0;
@@ -93,6 +114,43 @@ where
             }
         }
     }
+}
+
+/// Makes the handshake of TLS, in which the protocol is chosen. `None` when there will be no request.
+#[cfg_attr(
+    not(feature = "tls"),
+    allow(unused_mut, unused_variables, reason = "there is no such acceptor")
+)]
+async fn shake_hands(
+    acceptor: Acceptor,
+    stream: Stream,
+    watch: &mut Watch,
+) -> Option<(Stream, Protocol)> {
+    // Its keys are known to this process only.
+    watch.connection.stay();
+    let mut handshake = acceptor.start(stream);
+    let shaking = poll_fn(|cx| match Pin::new(&mut handshake).poll(cx) {
+        Poll::Ready(result) => Poll::Ready(Some(result)),
+        // A client that has not said anything is idle; one that has is about to make a request.
+        Poll::Pending => watch.poll(cx, || !handshake.has_begun()).map(|_| None),
+    });
+    let (stream, is_http2) = match timeout(acceptor.timeout(), shaking).await {
+        Ok(Some(Ok(open))) => open,
+        Ok(Some(Err(error))) => {
+            tracing::debug!(%error, "the TLS handshake failed");
+            return None;
+        }
+        Ok(None) => return None,
+        Err(_) => {
+            tracing::debug!("the TLS handshake took too long");
+            return None;
+        }
+    };
+    #[cfg(feature = "tls")]
+    if let Stream::Tls(stream) = &stream {
+        watch.connection.set_tls(stream.session());
+    }
+    Some((stream, if is_http2 { Protocol::Http2 } else { Protocol::Http1 }))
 }
 
 /// Gives a connection to the next worker. It comes back when that does not take it; `None` when it has
@@ -134,6 +192,8 @@ enum Wish {
     Move,
     /// It has had nothing in flight for long enough.
     Close,
+    /// The head of its request has been on its way for too long.
+    Refuse,
     /// The deadline has passed.
     Cut,
 }
@@ -144,17 +204,73 @@ struct Watch {
     grace: Option<(Duration, Pin<Box<Sleep>>)>,
     /// A request is on its way: wait for it until the deadline.
     patient: bool,
+    /// While no drain has begun: when to look whether the client has kept us waiting for too long.
+    look: Option<Pin<Box<Sleep>>>,
+    /// The next look is for the rest of a head.
+    in_head: bool,
+    /// Whether what was read in between requests is a part of the next one.
+    has_heads: bool,
 }
 
 impl Watch {
     fn new(connection: Arc<Connection>) -> Self {
-        Self { connection, grace: None, patient: false }
+        Self {
+            connection,
+            grace: None,
+            patient: false,
+            look: None,
+            in_head: false,
+            has_heads: true,
+        }
+    }
+
+    /// Whether a client that owes a request has taken too long. The timer is set once for each time
+    /// that it can run out, and not for each request; when it has, the times tell what to do.
+    fn overdue(&mut self, cx: &mut TaskContext<'_>, idle: impl FnOnce() -> bool) -> Poll<Wish> {
+        let Limits { header_timeout, keep_alive_timeout, .. } = self.connection.context().limits;
+        let Some(soonest) = header_timeout.into_iter().chain(keep_alive_timeout).min() else {
+            return Poll::Pending;
+        };
+        let now = Instant::now;
+        let look = self.look.get_or_insert_with(|| Box::pin(sleep(soonest)));
+        let part = self.has_heads && self.connection.has_part();
+        if !part {
+            self.in_head = false;
+        } else if let (Some(timeout), false) = (header_timeout, self.in_head) {
+            // A look that finds a request in flight comes to nothing, and is rare.
+            self.in_head = true;
+            look.as_mut().reset(now() + timeout);
+        }
+        if look.as_mut().poll(cx).is_pending() {
+            return Poll::Pending;
+        }
+        if !idle() {
+            self.in_head = false;
+            look.as_mut().reset(now() + soonest);
+        } else if self.in_head {
+            return Poll::Ready(Wish::Refuse);
+        } else {
+            let (since, again) = self.connection.idle_since();
+            let timeout = if again { keep_alive_timeout } else { header_timeout };
+            match timeout.map(|timeout| Instant::from_std(since) + timeout) {
+                Some(due) if due <= now() => {
+                    // The next one is for a peer that does not react.
+                    look.as_mut().reset(now() + LINGER);
+                    return Poll::Ready(Wish::Close);
+                }
+                Some(due) => look.as_mut().reset(due),
+                None => look.as_mut().reset(now() + soonest),
+            }
+        }
+        // Polled again, so that it wakes this task.
+        cx.waker().wake_by_ref();
+        Poll::Pending
     }
 
     /// To be polled right after the connection and in its task, when nothing moves between the two.
     fn poll(&mut self, cx: &mut TaskContext<'_>, idle: impl FnOnce() -> bool) -> Poll<Wish> {
         let (idle_grace, hand_over) = match self.connection.context().phase() {
-            Phase::Serving => return Poll::Pending,
+            Phase::Serving => return self.overdue(cx, idle),
             Phase::Cut => return Poll::Ready(Wish::Cut),
             Phase::Draining { idle_grace, hand_over } => (idle_grace, hand_over),
         };
@@ -213,7 +329,7 @@ async fn peek(
             Ok(0) if bytes.is_empty() => return Err(End::Gone),
             // Not even a preface: HTTP/1 has an answer for that.
             Ok(0) => return Ok((Protocol::Http1, stream, bytes.freeze())),
-            Ok(_) => {}
+            Ok(_) => watch.connection.has_read(),
             Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
             Err(_) => return Err(End::Gone),
         }
@@ -230,7 +346,15 @@ where
     B::Error: Into<BoxError>,
 {
     let connection = watch.connection.clone();
-    let builder = http1::Builder::new();
+    let mut builder = http1::Builder::new();
+    let limits = connection.context().limits;
+    if limits.max_headers != HEADERS {
+        // Setting it costs an allocation for each request.
+        builder.max_headers(limits.max_headers);
+    }
+    if let Some(size) = limits.max_header_size {
+        builder.max_buf_size(size.max(MIN_BUFFER));
+    }
     let mut http = builder.serve_connection(TokioIo::new(io), service).with_upgrades();
     let before = connection.begun();
     let mut closing = None;
@@ -277,6 +401,16 @@ fn concat(first: Bytes, second: Bytes) -> Bytes {
     }
 }
 
+/// Says that the request has taken too long (RFC 9110, section 15.5.9).
+async fn refuse(mut stream: Stream, watch: &mut Watch) {
+    const ANSWER: &[u8] =
+        b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
+    let answered = async { stream.write_all(ANSWER).await.is_ok() && stream.flush().await.is_ok() };
+    if timeout(LINGER, answered).await.is_ok_and(|answered| answered) {
+        close(stream, watch).await;
+    }
+}
+
 /// Closes our side, and theirs when they have had the time to read what is on its way.
 async fn close(mut stream: Stream, watch: &mut Watch) {
     let lingering = async {
@@ -304,7 +438,17 @@ where
     let connection = watch.connection.clone();
     connection.stay();
     let service = Counted::new(app, connection.clone(), peer);
-    let builder = http2::Builder::new(TokioExecutor::new());
+    let mut builder = http2::Builder::new(TokioExecutor::new());
+    let limits = connection.context().limits;
+    builder
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(limits.max_streams)
+        .keep_alive_interval(limits.ping_interval)
+        .keep_alive_timeout(PONG_TIMEOUT);
+    if let Some(size) = limits.max_header_size {
+        builder.max_header_list_size(u32::try_from(size).unwrap_or(u32::MAX));
+    }
+    watch.has_heads = false;
     let mut http = pin!(builder.serve_connection(TokioIo::new(io), service));
     let mut going = false;
     poll_fn(|cx| {
@@ -312,15 +456,18 @@ where
             if http.as_mut().poll(cx).is_ready() {
                 return Poll::Ready(());
             }
-            if going || connection.context().phase() == Phase::Serving {
-                break;
+            // A peer that never acknowledges would keep hyper waiting for ever.
+            let wish = watch.poll(cx, || connection.is_idle());
+            if going || (wish.is_pending() && connection.context().phase() == Phase::Serving) {
+                return wish.map(drop);
+            }
+            if let Poll::Ready(Wish::Cut) = wish {
+                return Poll::Ready(());
             }
             // GOAWAY; streams that have begun go on. It must be polled again to be sent.
             going = true;
             http.as_mut().graceful_shutdown();
         }
-        // A peer that never acknowledges would keep hyper waiting for ever.
-        watch.poll(cx, || connection.is_idle()).map(drop)
     })
     .await;
 }

@@ -3,9 +3,10 @@ use std::{
     time::Duration,
 };
 
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 
 use super::{
+    Limits,
     handover::Gift,
     requests::{CutRequest, Registry, lock},
 };
@@ -20,6 +21,9 @@ pub(crate) struct Context {
     pub(crate) connections: Drain,
     pub(crate) registry: Registry,
     pub(crate) handle: Handle,
+    pub(crate) limits: Limits,
+    /// One for each connection that may be served; `None` where there is no limit.
+    pub(super) seats: Option<Arc<Semaphore>>,
     phase: Mutex<Phase>,
     gifts: Mutex<Option<mpsc::UnboundedSender<Gift>>>,
 }
@@ -47,12 +51,15 @@ pub(crate) enum HandOver {
 }
 
 impl Context {
-    pub(crate) fn new(handle: Handle) -> Arc<Self> {
+    pub(crate) fn new(handle: Handle, limits: Limits) -> Arc<Self> {
+        let seats = limits.max_connections.map(|most| Arc::new(Semaphore::new(most)));
         Arc::new(Self {
             requests: handle.drain().clone(),
             connections: Drain::new(),
             registry: Registry::default(),
             handle,
+            limits,
+            seats,
             phase: Mutex::new(Phase::Serving),
             gifts: Mutex::default(),
         })

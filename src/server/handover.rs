@@ -231,6 +231,10 @@ fn adopt(
     let (listener, _) = apps
         .get_key_value(moved.listener.as_str())
         .ok_or_else(|| io::Error::other("nothing listens there in this generation"))?;
+    let seat = match &context.seats {
+        Some(seats) => Some(seats.clone().try_acquire_owned().map_err(io::Error::other)?),
+        None => None,
+    };
     let bytes: Option<Vec<u8>> =
         moved.bytes.chars().map(|char| u8::try_from(u32::from(char)).ok()).collect();
     let bytes = bytes.ok_or_else(|| io::Error::other("a character that is no byte"))?;
@@ -242,6 +246,8 @@ fn adopt(
         bytes: bytes.into(),
         begun: moved.begun,
         guard: context.connections.guard(),
+        seat,
+        tls: None,
     })
 }
 

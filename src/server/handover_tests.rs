@@ -7,7 +7,7 @@ use tokio::{
 };
 
 use super::{
-    super::{HandOver, Phase},
+    super::{HandOver, Limits, Phase},
     *,
 };
 use crate::{handle::Handle, process::wire::Reader, process::wire::Writer};
@@ -24,7 +24,7 @@ type Answer = oneshot::Receiver<Option<(Stream, Bytes)>>;
 
 impl Giver {
     async fn start(room: usize) -> Self {
-        let context = Context::new(Handle::new().0);
+        let context = Context::new(Handle::new().0, Limits::default());
         context.drain(std::time::Duration::from_secs(60), true, HandOver::Soon);
         let (ours, theirs) = wire::pair().unwrap();
         let (reader, mut writer) = wire::open(ours).unwrap();
@@ -180,7 +180,7 @@ async fn a_silent_taker_is_not_overruled() {
 
 #[tokio::test]
 async fn a_taker_that_never_speaks_gets_nothing() {
-    let context = Context::new(Handle::new().0);
+    let context = Context::new(Handle::new().0, Limits::default());
     context.drain(std::time::Duration::from_secs(60), true, HandOver::Soon);
     let (ours, theirs) = wire::pair().unwrap();
     let task = tokio::spawn(give(theirs, context.clone()));

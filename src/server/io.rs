@@ -35,6 +35,9 @@ impl Drop for Owner {
 
 impl Io {
     pub(crate) fn new(stream: Stream, prefix: Bytes, connection: Arc<Connection>) -> Self {
+        if !prefix.is_empty() {
+            connection.has_read();
+        }
         Self { stream, prefix, ended: false, keep_open: false, owner: Owner(connection) }
     }
 
@@ -68,6 +71,7 @@ impl AsyncRead for Io {
         }
         let before = buf.filled().len();
         let result = std::task::ready!(Pin::new(&mut this.stream).poll_read(cx, buf));
+        this.owner.0.has_read();
         this.ended |= result.is_err() || (buf.filled().len() == before && buf.remaining() > 0);
         Poll::Ready(result)
     }

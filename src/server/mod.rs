@@ -10,6 +10,7 @@ mod connection;
 mod context;
 mod handover;
 mod io;
+mod limits;
 mod requests;
 mod service;
 mod serving;
@@ -17,6 +18,7 @@ mod serving;
 pub(crate) use self::{
     accept::{Accepted, Accepting, App, HttpApp},
     context::{Context, HandOver, Phase},
+    limits::Limits,
     requests::{CutRequest, Survey},
     serving::{Ending, Order, Serving},
 };

@@ -13,6 +13,7 @@ use std::{
 
 use http::{Method, Uri};
 use serde::{Deserialize, Serialize};
+use tokio::sync::OwnedSemaphorePermit;
 
 use super::{Context, HandOver, Phase};
 use crate::drain::DrainGuard;
@@ -72,17 +73,30 @@ pub(crate) struct Connection {
     upgrading: AtomicBool,
     /// It cannot move to the next worker.
     stays: AtomicBool,
+    /// Something was read since the latest request began or ended.
+    read: AtomicBool,
+    #[cfg(feature = "tls")]
+    tls: std::sync::OnceLock<crate::tls::TlsSession>,
     /// Wakes the task that drives it.
     waker: Waker,
+    _seat: Option<OwnedSemaphorePermit>,
     _guard: DrainGuard,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Requests {
     begun: u64,
+    /// When the latest request ended; before the first one, when the connection began.
+    idle_since: Instant,
     in_flight: Vec<Request>,
     /// The request that became another protocol; it ends with the connection.
     upgraded: Option<RequestGuard>,
+}
+
+impl Requests {
+    fn new() -> Self {
+        Self { begun: 0, idle_since: Instant::now(), in_flight: Vec::new(), upgraded: None }
+    }
 }
 
 #[derive(Debug)]
@@ -157,17 +171,26 @@ impl Registry {
 
 impl Connection {
     /// `waker` is the one of the task that drives the connection, and of no part of it.
-    pub(crate) fn new(context: Arc<Context>, guard: DrainGuard, waker: Waker) -> Arc<Self> {
+    pub(crate) fn new(
+        context: Arc<Context>,
+        guard: DrainGuard,
+        seat: Option<OwnedSemaphorePermit>,
+        waker: Waker,
+    ) -> Arc<Self> {
         let id = context.registry.next.fetch_add(1, Ordering::Relaxed);
         let connection = Arc::new(Self {
             id,
             context,
-            requests: Mutex::default(),
+            requests: Mutex::new(Requests::new()),
             clean: AtomicBool::new(true),
             last: AtomicBool::new(false),
             upgrading: AtomicBool::new(false),
             stays: AtomicBool::new(false),
+            read: AtomicBool::new(false),
+            #[cfg(feature = "tls")]
+            tls: std::sync::OnceLock::new(),
             waker,
+            _seat: seat,
             _guard: guard,
         });
         let registry = &connection.context.registry;
@@ -188,6 +211,7 @@ impl Connection {
     ) -> RequestGuard {
         let guard = self.context.requests.guard();
         self.clean.store(!has_body, Ordering::Release);
+        self.read.store(false, Ordering::Relaxed);
         let mut requests = lock(&self.requests);
         let id = requests.begun;
         requests.begun += 1;
@@ -199,6 +223,7 @@ impl Connection {
 
     /// The body of the latest request has ended.
     pub(crate) fn body_ended(&self) {
+        self.read.store(false, Ordering::Relaxed);
         self.clean.store(true, Ordering::Release);
     }
 
@@ -210,6 +235,18 @@ impl Connection {
     /// Whether the bytes after those that hyper has consumed are the start of a new request.
     pub(crate) fn may_go_on(&self) -> bool {
         self.clean.load(Ordering::Acquire) && !self.last.load(Ordering::Acquire)
+    }
+
+    /// The handshake is made.
+    #[cfg(feature = "tls")]
+    pub(crate) fn set_tls(&self, session: crate::tls::TlsSession) {
+        // There is one handshake to a connection.
+        let _ = self.tls.set(session);
+    }
+
+    #[cfg(feature = "tls")]
+    pub(crate) fn tls(&self) -> Option<&crate::tls::TlsSession> {
+        self.tls.get()
     }
 
     /// Its protocol, or the next worker, does not let it move.
@@ -237,6 +274,22 @@ impl Connection {
     /// How many requests have begun.
     pub(crate) fn begun(&self) -> u64 {
         lock(&self.requests).begun
+    }
+
+    /// Bytes have come. Seen only by the task that drives the connection, as are those below.
+    pub(crate) fn has_read(&self) {
+        self.read.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether a part of the next request's head was read, if nothing is in flight.
+    pub(crate) fn has_part(&self) -> bool {
+        self.read.load(Ordering::Relaxed) && self.clean.load(Ordering::Acquire)
+    }
+
+    /// Since when the client owes a request, and whether it has made one before.
+    pub(crate) fn idle_since(&self) -> (Instant, bool) {
+        let requests = lock(&self.requests);
+        (requests.idle_since, requests.begun > 0)
     }
 
     pub(crate) fn is_idle(&self) -> bool {
@@ -294,6 +347,7 @@ impl Drop for RequestGuard {
         let mut requests = lock(&self.connection.requests);
         if let Some(at) = requests.in_flight.iter().position(|request| request.id == self.id) {
             let request = requests.in_flight.swap_remove(at);
+            requests.idle_since = Instant::now();
             drop(requests);
             drop(request);
         }

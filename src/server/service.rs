@@ -64,6 +64,10 @@ where
         let context = self.connection.context();
         head.extensions.insert(context.requests.clone());
         head.extensions.insert(context.handle.clone());
+        #[cfg(feature = "tls")]
+        if let Some(session) = self.connection.tls() {
+            head.extensions.insert(session.clone());
+        }
         let connect = head.method == Method::CONNECT;
         let request = Some(Request::from_parts(head, body));
         ResponseFuture {

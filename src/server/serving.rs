@@ -7,7 +7,7 @@ use tokio::{
     time::{Instant, sleep_until, timeout},
 };
 
-use super::{Accepting, App, Context, CutRequest, HandOver, accept::accept, handover};
+use super::{Accepting, App, Context, CutRequest, HandOver, Limits, accept::accept, handover};
 use crate::{handle::Handle, listener::Listener};
 
 /// Connections that were cut need a moment to end.
@@ -47,8 +47,12 @@ pub(crate) enum Order {
 
 impl Serving {
     /// Starts to accept on each listener.
-    pub(crate) fn start(listeners: Vec<(Listener, Box<dyn App>)>, handle: Handle) -> Self {
-        let context = Context::new(handle);
+    pub(crate) fn start(
+        listeners: Vec<(Listener, Box<dyn App>)>,
+        handle: Handle,
+        limits: Limits,
+    ) -> Self {
+        let context = Context::new(handle, limits);
         let accepting = watch::Sender::new(Accepting::Yes);
         let mut apps = HashMap::new();
         for (listener, app) in listeners {

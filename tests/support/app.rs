@@ -8,9 +8,9 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use axum::body::{Body, Bytes};
-use axum::extract::Query;
+use axum::extract::{Query, Request};
 use axum::http::{HeaderValue, StatusCode};
-use axum::middleware::map_response;
+use axum::middleware::{map_request, map_response};
 use axum::response::Response;
 use axum::routing::{get, post};
 use axum::{BoxError, Router};
@@ -47,6 +47,14 @@ where
         headers.insert("x-worker", pid.clone());
         headers.insert("x-generation", HeaderValue::from(generation()));
         std::future::ready(response)
+    }))
+}
+
+/// The same with a line of output, `begun GET /path`, at the start of each request.
+pub(crate) fn announced(routes: Router) -> Router {
+    routes.layer(map_request(async |request: Request| {
+        println!("begun {} {}", request.method(), request.uri().path());
+        request
     }))
 }
 

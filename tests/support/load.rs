@@ -19,6 +19,7 @@ mod h2;
 mod histogram;
 mod http1;
 mod socket;
+mod websocket;
 
 use std::fmt;
 use std::future::Future;
@@ -28,6 +29,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, oneshot, watch};
 use tokio::task::JoinSet;
+use tokio_rustls::rustls::ClientConfig;
 
 pub(crate) use account::{Account, FirstAnswer, Kind, Loss, Report, Worker};
 pub(crate) use histogram::Histogram;
@@ -65,6 +67,8 @@ struct Group {
     clients: usize,
     /// `None`: the load's own.
     think: Option<Duration>,
+    /// `None`: the load's own.
+    target: Option<Target>,
 }
 
 impl Load {
@@ -118,6 +122,25 @@ impl Load {
         self.group(Kind::H2, connections, None)
     }
 
+    /// Clients that send `GET /` over TLS, keep-alive, to an address of their own. They want HTTP/1.
+    pub(crate) fn tls(
+        mut self,
+        clients: usize,
+        addr: std::net::SocketAddr,
+        config: Arc<ClientConfig>,
+    ) -> Self {
+        let target = Some(Target::Tls(addr, config));
+        self.groups.push(Group { kind: Kind::Tls, clients, think: None, target });
+        self
+    }
+
+    /// Clients that send messages of up to 32 KiB over a WebSocket at `/websocket`, one after the other,
+    /// and expect each back. When told to reconnect, by the close code 1012, they do; any other end is a
+    /// loss.
+    pub(crate) fn websockets(self, clients: usize) -> Self {
+        self.group(Kind::WebSocket, clients, None)
+    }
+
     /// The longest pause between requests of the kinds whose method takes none; 5 ms unless told.
     pub(crate) fn think(mut self, think: Duration) -> Self {
         self.think = think;
@@ -149,7 +172,7 @@ impl Load {
     }
 
     fn group(mut self, kind: Kind, clients: usize, think: Option<Duration>) -> Self {
-        self.groups.push(Group { kind, clients, think });
+        self.groups.push(Group { kind, clients, think, target: None });
         self
     }
 
@@ -182,7 +205,10 @@ impl Load {
                 clients.push(Client {
                     shared: Arc::clone(shared),
                     kind: group.kind,
-                    target: self.targets[number % self.targets.len()].clone(),
+                    target: match &group.target {
+                        Some(target) => target.clone(),
+                        None => self.targets[number % self.targets.len()].clone(),
+                    },
                     think: group.think.unwrap_or(self.think),
                     timeout: self.timeout,
                     requests: self.requests,
@@ -201,6 +227,7 @@ async fn run(clients: Vec<Client>) {
     for client in clients {
         match client.kind {
             Kind::H2 | Kind::H2Slow => tasks.spawn(h2::run(client)),
+            Kind::WebSocket => tasks.spawn(websocket::run(client)),
             _ => tasks.spawn(http1::run(client)),
         };
     }

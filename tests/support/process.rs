@@ -25,24 +25,24 @@ const PATIENCE: Duration = Duration::from_secs(60);
 #[derive(Debug)]
 pub(crate) struct Program {
     command: Command,
+    stdin: Stdio,
 }
 
 impl Program {
     pub(crate) fn new(path: impl AsRef<Path>) -> Self {
-        Self { command: Command::new(path.as_ref()) }
+        Self { command: Command::new(path.as_ref()), stdin: Stdio::null() }
     }
 
     /// This test program itself, to run one `#[test] #[ignore]` function that is a server and not a
     /// test.
     pub(crate) fn this_test(function: &str) -> Self {
         let program = std::env::current_exe().expect("the path of this test program");
-        Self::new(program).args([
-            "--ignored",
-            "--exact",
-            function,
-            "--nocapture",
-            "--test-threads=1",
-        ])
+        Self::new(program).args(Self::server_args(function))
+    }
+
+    /// What makes a test program run one ignored function and nothing else.
+    pub(crate) fn server_args(function: &str) -> [&str; 5] {
+        ["--ignored", "--exact", function, "--nocapture", "--test-threads=1"]
     }
 
     pub(crate) fn args<A: AsRef<OsStr>>(mut self, args: impl IntoIterator<Item = A>) -> Self {
@@ -60,6 +60,41 @@ impl Program {
         self
     }
 
+    /// What it reads; nothing unless told.
+    pub(crate) fn stdin(mut self, stdin: impl Into<Stdio>) -> Self {
+        self.stdin = stdin.into();
+        self
+    }
+
+    /// The same arguments, environment and input for the program at another path.
+    pub(crate) fn at(self, path: impl AsRef<Path>) -> Self {
+        let mut command = Command::new(path.as_ref());
+        command.args(self.command.get_args());
+        self.with(command)
+    }
+
+    /// The same program, its environment and input, but started by another one, whose arguments end
+    /// with its path and its arguments.
+    pub(crate) fn under<A: AsRef<OsStr>>(
+        self,
+        program: impl AsRef<Path>,
+        args: impl IntoIterator<Item = A>,
+    ) -> Self {
+        let mut command = Command::new(program.as_ref());
+        command.args(args).arg(self.command.get_program()).args(self.command.get_args());
+        self.with(command)
+    }
+
+    fn with(self, mut command: Command) -> Self {
+        for (name, value) in self.command.get_envs() {
+            match value {
+                Some(value) => command.env(name, value),
+                None => command.env_remove(name),
+            };
+        }
+        Self { command, stdin: self.stdin }
+    }
+
     /// Whatever else a `Command` can be told.
     pub(crate) fn command(&mut self) -> &mut Command {
         &mut self.command
@@ -72,7 +107,7 @@ impl Program {
         let mark = format!("{}.{number}", std::process::id());
         self.command
             .env(MARK, &mark)
-            .stdin(Stdio::null())
+            .stdin(self.stdin)
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
         #[cfg(unix)]
@@ -179,6 +214,25 @@ impl Process {
         };
         *lock(&self.seen) = place + 1;
         lines[place].clone()
+    }
+
+    /// Waits for a line that contains a text, wherever it is: the two outputs are read side by side, so
+    /// that lines of one and of the other come in any order.
+    ///
+    /// # Panics
+    ///
+    /// After a minute, with all lines.
+    pub(crate) async fn any_line(&self, text: &str) -> String {
+        let mut lines = self.lines.subscribe();
+        let find = |lines: &Vec<String>| lines.iter().find(|line| line.contains(text)).cloned();
+        let found = lines.wait_for(|lines| find(lines).is_some());
+        if let Ok(Ok(lines)) = tokio::time::timeout(PATIENCE, found).await {
+            return find(&lines).expect("waited for");
+        }
+        panic!(
+            "waited a minute for a line with {text:?}; there were:\n{}",
+            self.lines().join("\n")
+        );
     }
 
     fn find(&self, lines: &[String], text: &str) -> Option<usize> {

@@ -1,12 +1,15 @@
 //! `graceful::serve` as a server under test: one `#[test] #[ignore]` function per test program calls
 //! [`serve`], and the tests start it with the options in its environment.
 
+use std::io::Write;
 use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use axum::extract::ConnectInfo;
-use graceful::Serve;
 use graceful::listener::UnixPeer;
+use graceful::{Handle, Serve};
 
 use super::app;
 use super::process::{Process, Program};
@@ -14,10 +17,21 @@ use super::process::{Process, Program};
 /// Runs the server with the options that [`Setup`] has put into the environment.
 pub(crate) fn serve() {
     let build = async || {
-        if let Ok(what) = std::env::var("TEST_BUILD") {
-            break_down(&what).await;
-        }
-        let app = app::routes().route("/peer", axum::routing::get(peer));
+        let fault = Fault::read();
+        fault.before_ready().await;
+        let app = app::routes()
+            .route("/peer", axum::routing::get(peer))
+            .route("/healthz", axum::routing::get(async move || fault.health()))
+            .route(
+                "/rollback",
+                axum::routing::post(async |handle: Handle| handle.rollback().is_ok().to_string()),
+            )
+            .route(
+                "/untried",
+                axum::routing::post(async |handle: Handle| {
+                    handle.reload_untried().is_ok().to_string()
+                }),
+            );
         Ok::<_, std::io::Error>(app::with_headers(app, generation))
     };
     if let Ok(limit) = std::env::var("TEST_NOFILE") {
@@ -55,23 +69,63 @@ pub(crate) fn finish(result: Result<(), graceful::Error>) {
 }
 
 /// The generation as the workers' `on_ready` hook has learnt it.
-static GENERATION: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(0);
+static GENERATION: AtomicU64 = AtomicU64::new(0);
 
 pub(crate) fn generation() -> u64 {
-    GENERATION.load(std::sync::atomic::Ordering::Relaxed)
+    GENERATION.load(Ordering::Relaxed)
 }
 
-/// What a worker that does not come up does instead, as told by `TEST_BUILD`.
-async fn break_down(what: &str) {
-    match what {
-        "" => {}
-        "hang" => std::future::pending().await,
-        "panic" => panic!("the app panics while it is built"),
-        other => panic!("unknown way to break down: {other}"),
+/// What is wrong with the program: the content of the file that `TEST_FAULT` names, read by each worker
+/// when it starts. An empty or missing file is a good program.
+#[derive(Clone, Debug)]
+struct Fault(String);
+
+impl Fault {
+    fn read() -> Self {
+        let path = std::env::var_os("TEST_FAULT");
+        Self(path.and_then(|path| std::fs::read_to_string(path).ok()).unwrap_or_default())
+    }
+
+    async fn before_ready(&self) {
+        match self.0.split_once(' ').unwrap_or((&self.0, "")) {
+            ("hang", _) => std::future::pending().await,
+            ("panic", _) => panic!("the app panics while it is built"),
+            ("block", _) => std::thread::sleep(Duration::from_secs(1000)),
+            ("die", after) => {
+                let after = Duration::from_millis(after.parse().expect("milliseconds"));
+                tokio::spawn(async move {
+                    while generation() == 0 {
+                        tokio::task::yield_now().await;
+                    }
+                    tokio::time::sleep(after).await;
+                    std::process::abort();
+                });
+            }
+            ("freeze", after) => {
+                let after = Duration::from_millis(after.parse().expect("milliseconds"));
+                std::thread::spawn(move || {
+                    std::thread::sleep(after);
+                    let own = nix::unistd::Pid::this();
+                    nix::sys::signal::kill(own, nix::sys::signal::Signal::SIGSTOP)
+                });
+            }
+            _ => {}
+        }
+    }
+
+    fn health(&self) -> axum::http::StatusCode {
+        match self.0.as_str() {
+            "sick" => axum::http::StatusCode::INTERNAL_SERVER_ERROR,
+            _ => axum::http::StatusCode::OK,
+        }
     }
 }
 
 pub(crate) fn options<A>(mut server: Serve<A>) -> Serve<A> {
+    if std::env::var_os("GRACEFUL_CHECK").is_some() {
+        // The harness has begun the line on which the answer would stand.
+        println!();
+    }
     let millis = |name: &str| {
         let value = std::env::var(name).ok()?;
         Some(Duration::from_millis(value.parse().expect("milliseconds")))
@@ -97,14 +151,44 @@ pub(crate) fn options<A>(mut server: Serve<A>) -> Serve<A> {
     if let Some(time) = millis("TEST_WATCH") {
         server = server.watch_interval(time);
     }
+    if let Ok(restarts) = std::env::var("TEST_RESTARTS") {
+        let restarts = restarts.parse().expect("a number");
+        let first = Duration::from_millis(10);
+        server = server.max_restarts(restarts, Duration::from_secs(60)).backoff(first, first);
+    }
+    if std::env::var_os("TEST_CHECK").is_some() {
+        server = server.check_before_reload(true);
+    }
+    if std::env::var_os("TEST_HEALTH").is_some() {
+        server = server.health_check("/healthz");
+    }
+    if let Some(path) = std::env::var_os("TEST_TAKEN") {
+        // A program that wants one more address.
+        if let Ok(address) = std::fs::read_to_string(path) {
+            server = server.bind(address);
+        }
+    }
     if std::env::var_os("TEST_STAY").is_some() {
         server = server.hand_over(false);
+    }
+    if let Some(path) = std::env::var_os("TEST_PID_FILE") {
+        server = server.pid_file(path);
+    }
+    #[cfg(feature = "admin")]
+    if let Some(path) = std::env::var_os("TEST_ADMIN") {
+        server = server.admin(path);
     }
     if std::env::var_os("TEST_SINGLE").is_some() {
         server = server.single_process();
     }
+    server = server
+        .after_reload(async |outcome| match outcome {
+            Ok(generation) => println!("reloaded: {generation} by {}", std::process::id()),
+            Err(why) => println!("failed: {why}"),
+        })
+        .on_rollback(async |why| println!("rolled back: {why}"));
     server.on_ready(|started| {
-        GENERATION.store(started.generation, std::sync::atomic::Ordering::Relaxed);
+        GENERATION.store(started.generation, Ordering::Relaxed);
         println!("ready: {} {}", started.generation, started.addresses.join(" "));
     })
 }
@@ -142,6 +226,27 @@ impl Setup {
         self.env("TEST_GRACE", time.as_millis())
     }
 
+    /// The same server from another file, a copy of this program.
+    pub(crate) fn program_at(self, path: &std::path::Path) -> Self {
+        Self(self.0.at(path))
+    }
+
+    /// The same server, but started by another program.
+    pub(crate) fn under(self, program: &str, args: &[&str]) -> Self {
+        Self(self.0.under(program, args))
+    }
+
+    pub(crate) fn stdin(self, stdin: impl Into<std::process::Stdio>) -> Self {
+        Self(self.0.stdin(stdin))
+    }
+
+    /// The same, from a copy of the test program, which a deploy may replace.
+    pub(crate) fn from_copy(path: &Path) -> Self {
+        deploy(path);
+        let program = Program::new(path).args(Program::server_args("server"));
+        Self(program.env("TEST_BIND", "127.0.0.1:0").env("TEST_BAKE", "0"))
+    }
+
     pub(crate) fn program(&mut self) -> &mut Program {
         &mut self.0
     }
@@ -166,6 +271,20 @@ impl Setup {
     }
 }
 
+/// Puts a new build in place: another file with another content, moved there in one step.
+pub(crate) fn deploy(path: &Path) {
+    static BUILD: AtomicU64 = AtomicU64::new(0);
+    let build = BUILD.fetch_add(1, Ordering::Relaxed);
+    let own = std::env::current_exe().expect("the path of this test program");
+    let new = path.with_extension("new");
+    std::fs::copy(own, &new).expect("copy the program");
+    // What follows the sections of an ELF file is nobody's business.
+    let mut file = std::fs::OpenOptions::new().append(true).open(&new).expect("open the copy");
+    file.write_all(format!("build {build}").as_bytes()).expect("append to the copy");
+    drop(file);
+    std::fs::rename(new, path).expect("put it in place");
+}
+
 /// A server that is ready.
 #[derive(Debug)]
 pub(crate) struct Server {
@@ -176,6 +295,18 @@ pub(crate) struct Server {
 impl Server {
     pub(crate) fn addr(&self) -> SocketAddr {
         self.addresses[0].parse().expect("a TCP address")
+    }
+
+    /// Waits until the master runs the program that is at this path now.
+    pub(crate) async fn becomes(&self, path: &std::path::Path) {
+        use std::os::unix::fs::MetadataExt;
+        let id = |path: &std::path::Path| path.metadata().ok().map(|file| (file.dev(), file.ino()));
+        let running = format!("/proc/{}/exe", self.process.pid());
+        let since = std::time::Instant::now();
+        while id(running.as_ref()) != id(path) {
+            assert!(since.elapsed() < Duration::from_secs(20), "the master stays what it is");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
     }
 
     /// Waits until a worker of this generation is ready.

@@ -69,7 +69,7 @@ fn read(name: &str) -> Option<Vec<u64>> {
 pub fn hits() -> bool {
     println!("\nhits in percent");
     println!("{:>20} | {:>6} | LRU   | 2Q    | ARC   | quick | moka", "", "");
-    let mut kept = true;
+    let (mut kept, mut checked) = (true, 0);
     for (name, known) in [("web07", WEB07), ("web12", WEB12)] {
         let Some(trace) = read(&format!("{name}.trace.xz")) else {
             println!("SKIPPED: {name}.trace.xz is not there; GRACEFUL_TRACES names its folder");
@@ -77,6 +77,7 @@ pub fn hits() -> bool {
         };
         for (capacity, expected) in known {
             let ours = row(name, capacity, &trace);
+            checked += 1;
             for (ours, expected) in ours.into_iter().zip(expected) {
                 kept &= (ours - expected).abs() <= 0.0101;
             }
@@ -107,6 +108,6 @@ pub fn hits() -> bool {
             })
             .collect();
     row("zipf 0.9 and loop", 10_000, &mixed);
-    println!("LRU, 2Q and ARC are exact to 0.01 points on the real traces: {kept}");
+    println!("exact to 0.01 points in all of {checked} rows of the real traces: {kept}");
     kept
 }

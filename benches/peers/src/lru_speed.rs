@@ -147,7 +147,7 @@ impl<S: Keys, P: Peer<S>> Run<S> for Runner<P> {
 }
 
 /// What this thread has used of a processor, in nanoseconds.
-fn processor_time() -> f64 {
+pub fn processor_time() -> f64 {
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: `time` is a place for the answer.
     unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &raw mut time) };

@@ -23,10 +23,14 @@ pub(crate) enum Kind {
     H2,
     /// `GET /slow` over HTTP/2, on the same connections.
     H2Slow,
+    /// `GET /` over TLS, keep-alive.
+    Tls,
+    /// A message over a WebSocket, and its echo.
+    WebSocket,
 }
 
 impl Kind {
-    pub(crate) const ALL: [Self; 7] = [
+    pub(crate) const ALL: [Self; 9] = [
         Self::KeepAlive,
         Self::Fresh,
         Self::Slow,
@@ -34,6 +38,8 @@ impl Kind {
         Self::Upload,
         Self::H2,
         Self::H2Slow,
+        Self::Tls,
+        Self::WebSocket,
     ];
 
     pub(crate) fn name(self) -> &'static str {
@@ -45,6 +51,8 @@ impl Kind {
             Self::Upload => "upload",
             Self::H2 => "h2",
             Self::H2Slow => "h2 slow",
+            Self::Tls => "tls",
+            Self::WebSocket => "websocket",
         }
     }
 }
@@ -99,7 +107,8 @@ pub(crate) struct Account {
     /// Requests of which a byte was written and that got no complete and right answer, and
     /// connections that could not be made.
     pub(crate) lost: u64,
-    /// HTTP/2 requests refused by GOAWAY or REFUSED_STREAM: not processed, safe to send again.
+    /// HTTP/2 requests refused by GOAWAY or REFUSED_STREAM, and messages answered by a goodbye: not
+    /// processed, safe to send again.
     pub(crate) refused: u64,
     /// Requests answered with 503.
     pub(crate) unavailable: u64,
@@ -107,7 +116,7 @@ pub(crate) struct Account {
     pub(crate) connects: u64,
     /// Connections made by a client that had one before (never counted for `Kind::Fresh`).
     pub(crate) reconnects: u64,
-    /// Connections whose end was announced by `Connection: close` or GOAWAY.
+    /// Connections whose end was announced by `Connection: close`, GOAWAY or close code 1012.
     pub(crate) announced: u64,
     /// Connections found closed, without an announcement, before anything of the next request was
     /// written.

@@ -42,7 +42,7 @@ pub(super) async fn run(mut client: Client) {
 }
 
 /// Looks for an end of file right before the request is written: what can be known by then is known.
-fn still_open(client: &Client, connection: Connection, began: Instant) -> Option<Connection> {
+fn still_open(client: &Client, mut connection: Connection, began: Instant) -> Option<Connection> {
     match connection.socket.look() {
         Idle::Open if connection.unread() == 0 => Some(connection),
         Idle::Closed if connection.unread() == 0 => {
@@ -238,7 +238,7 @@ impl Connection {
             self.written += count;
             bytes = &bytes[count..];
         }
-        Ok(())
+        self.socket.flush().await
     }
 
     /// Reads what there is; end of file is an error.

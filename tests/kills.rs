@@ -1,0 +1,232 @@
+//! What a server survives: its processes killed, stopped or starved at any moment, and hundreds of
+//! reloads.
+#![cfg(all(target_os = "linux", feature = "serve"))]
+
+mod support;
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+
+use support::http::{GET, answer, connect, expect_end, send};
+use support::load::{Kind, Load};
+use support::process;
+use support::procfs;
+use support::server::{Server, Setup};
+
+#[test]
+#[ignore = "the server that the tests start"]
+fn server() {
+    support::server::serve();
+}
+
+const LONG: Duration = Duration::from_secs(30);
+
+async fn until(what: &str, mut is_so: impl FnMut() -> bool) {
+    let since = Instant::now();
+    while !is_so() {
+        assert!(since.elapsed() < LONG, "still not: {what}");
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+}
+
+async fn one_worker(server: &Server) -> u32 {
+    until("one worker", || procfs::children(server.process.pid()).len() == 1).await;
+    procfs::workers(server.process.pid())[0]
+}
+
+async fn stop(server: &Server) {
+    server.process.signal(Signal::SIGTERM);
+    let status = server.process.exit(LONG).await;
+    assert!(status.success(), "{status}: {:?}", server.process.lines());
+    until("nothing is left", || server.process.tree().is_empty()).await;
+}
+
+/// Waits in the backlog as long as it takes; refused by nobody.
+async fn answered(server: &Server) -> String {
+    let mut client = connect(server.addr()).await;
+    send(&mut client, GET).await;
+    answer(&mut client).await
+}
+
+#[tokio::test]
+async fn a_worker_that_is_stopped_is_replaced() {
+    let server = Setup::new().env("TEST_WATCH", 200).start().await;
+    let old = one_worker(&server).await;
+    process::signal(old, Signal::SIGSTOP);
+    assert!(!answered(&server).await.contains("x-generation: 1"));
+    assert_ne!(one_worker(&server).await, old);
+    assert_eq!(procfs::zombies(server.process.pid()), 0);
+    stop(&server).await;
+}
+
+#[tokio::test]
+async fn a_worker_out_of_descriptors_waits_for_some() {
+    let server = Setup::new().env("TEST_NOFILE", 60).start().await;
+    let mut clients = Vec::new();
+    // More than it can accept: the rest waits in the backlog.
+    for _ in 0..100 {
+        clients.push(connect(server.addr()).await);
+    }
+    send(&mut clients[0], GET).await;
+    answer(&mut clients[0]).await;
+    let mut last = clients.pop().expect("a hundred");
+    send(&mut last, GET).await;
+    drop(clients);
+    assert!(answer(&mut last).await.starts_with("HTTP/1.1 200"));
+    stop(&server).await;
+}
+
+#[tokio::test]
+async fn workers_killed_at_any_moment_of_a_reload_are_replaced() {
+    let server = Setup::new().bake(Duration::from_millis(200)).start().await;
+    let master = server.process.pid();
+    let mut victims = 0;
+    for delay in [0, 2, 5, 10, 20, 50, 100, 150, 200, 250, 300] {
+        one_worker(&server).await;
+        let before: BTreeSet<_> = procfs::workers(master).into_iter().collect();
+        server.process.signal(Signal::SIGHUP);
+        until("a second worker", || procfs::workers(master).len() > 1).await;
+        // The state in which it is hit is a matter of time here, and of nothing else.
+        tokio::time::sleep(Duration::from_millis(delay)).await;
+        let workers = procfs::workers(master);
+        for worker in workers.iter().filter(|worker| before.contains(worker) == (delay % 4 == 0)) {
+            victims += 1;
+            process::signal(*worker, Signal::SIGKILL);
+        }
+        assert!(answered(&server).await.starts_with("HTTP/1.1 200"));
+    }
+    assert!(victims >= 8, "{victims} victims");
+    one_worker(&server).await;
+    assert_eq!(procfs::zombies(master), 0);
+    stop(&server).await;
+}
+
+#[tokio::test]
+async fn a_master_killed_at_any_moment_leaves_nothing_behind() {
+    for delay in [0, 5, 20, 60, 120, 250] {
+        let server =
+            Setup::new().bake(Duration::from_millis(100)).idle_grace(Duration::ZERO).start().await;
+        let mut slow = connect(server.addr()).await;
+        send(&mut slow, "GET /slow?ms=400 HTTP/1.1\r\nhost: x\r\n\r\n").await;
+        let _ = answered(&server).await;
+        server.process.signal(Signal::SIGHUP);
+        tokio::time::sleep(Duration::from_millis(delay)).await;
+        server.process.signal(Signal::SIGKILL);
+        server.process.exit(LONG).await;
+        assert!(answer(&mut slow).await.starts_with("HTTP/1.1 200"), "after {delay} ms");
+        drop(slow);
+        until("all workers have left", || server.process.tree().is_empty()).await;
+        // Nobody holds the address, nor a file, nor anything else: the next start is a fresh one.
+        drop(Setup::new().bind(&server.addr().to_string()).start().await);
+    }
+}
+
+#[tokio::test]
+async fn a_stop_during_a_reload_ends_both() {
+    for delay in [0, 5, 20, 60, 120, 250] {
+        let server = Setup::new().bake(Duration::from_millis(100)).start().await;
+        let load = Load::new(server.addr()).slow(4).keep_alive(4, Duration::from_millis(5)).start();
+        load.further(Kind::KeepAlive, 20).await;
+        server.process.signal(Signal::SIGHUP);
+        tokio::time::sleep(Duration::from_millis(delay)).await;
+        let stopping = load.stop();
+        server.process.signal(Signal::SIGTERM);
+        let report = stopping.await;
+        assert_eq!(report.lost(), 0, "after {delay} ms: {report}");
+        let status = server.process.exit(LONG).await;
+        assert!(status.success(), "after {delay} ms: {status}");
+        until("nothing is left", || server.process.tree().is_empty()).await;
+    }
+}
+
+#[tokio::test]
+async fn a_reload_during_the_start_is_remembered() {
+    let process = Setup::new().spawn();
+    let master = process.pid();
+    // The master listens to signals before it starts a worker.
+    until("a worker is starting", || !procfs::children(master).is_empty()).await;
+    for _ in 0..3 {
+        process.signal(Signal::SIGHUP);
+    }
+    process.line("ready: 1 ").await;
+    process.line("reloaded: 2").await;
+    process.signal(Signal::SIGTERM);
+    assert!(process.exit(LONG).await.success());
+}
+
+#[tokio::test]
+async fn a_reload_during_a_stop_changes_nothing() {
+    let server = Setup::new().start().await;
+    let mut slow = connect(server.addr()).await;
+    send(&mut slow, "GET /slow?ms=300 HTTP/1.1\r\nhost: x\r\n\r\n").await;
+    let _ = answered(&server).await;
+    server.process.signal(Signal::SIGTERM);
+    server.process.signal(Signal::SIGHUP);
+    assert!(answer(&mut slow).await.contains("connection: close"));
+    expect_end(&mut slow).await;
+    drop(slow);
+    assert!(server.process.exit(LONG).await.success());
+    assert!(!server.process.lines().iter().any(|line| line.contains("ready: 2")));
+}
+
+#[tokio::test]
+async fn a_crash_loop_ends_the_master_and_says_why() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let fault = directory.path().join("fault");
+    let server =
+        Setup::new().env("TEST_FAULT", fault.display()).env("TEST_RESTARTS", 3).start().await;
+    fs::write(&fault, "die 0").expect("write the fault");
+    process::signal(one_worker(&server).await, Signal::SIGKILL);
+    let status = server.process.exit(LONG).await;
+    assert_eq!(status.code(), Some(1));
+    let line = server.process.line("Error: the worker failed: ").await;
+    assert!(line.contains("workers died 4 times within"), "{line}");
+    until("nothing is left", || server.process.tree().is_empty()).await;
+}
+
+/// The environment of a process but for the variable that names its wire.
+fn environment(pid: u32) -> BTreeSet<String> {
+    let bytes = fs::read(format!("/proc/{pid}/environ")).expect("its environment");
+    let variables =
+        bytes.split(|byte| *byte == 0).map(|text| String::from_utf8_lossy(text).into_owned());
+    variables.filter(|text| !text.starts_with("GRACEFUL_CONTROL=") && !text.is_empty()).collect()
+}
+
+fn threads(pid: u32) -> usize {
+    fs::read_dir(format!("/proc/{pid}/task")).expect("its threads").count()
+}
+
+#[tokio::test]
+async fn two_hundred_reloads_leave_the_master_as_it_was() {
+    let reloads = if cfg!(debug_assertions) { 100 } else { 200 };
+    let server = Setup::new().start().await;
+    let master = server.process.pid();
+    let first = environment(one_worker(&server).await);
+    let mut next = 2;
+    let mut reload = async |server: &Server| {
+        server.process.signal(Signal::SIGHUP);
+        server.process.line(&format!("reloaded: {next} ")).await;
+        next += 1;
+        one_worker(server).await
+    };
+    // The first ones fill what is filled once, such as the allocator's pools.
+    for _ in 0..10 {
+        reload(&server).await;
+    }
+    let before = (procfs::descriptors(master), threads(master), procfs::children(master).len());
+    let memory = procfs::resident_kib(master);
+    let mut last = 0;
+    for _ in 0..reloads {
+        last = reload(&server).await;
+    }
+    let after = (procfs::descriptors(master), threads(master), procfs::children(master).len());
+    assert_eq!(before, after, "descriptors, threads and children");
+    let grown = procfs::resident_kib(master).saturating_sub(memory);
+    println!("after {reloads} reloads: {after:?}, {grown} KiB more memory");
+    assert!(grown < 1024, "{grown} KiB more memory");
+    assert_eq!(environment(last), first);
+    stop(&server).await;
+}
