@@ -1,5 +1,6 @@
 //! The response cache, seen from outside: requests go in, responses and calls of the handler are counted.
-#![allow(clippy::unwrap_used)]
+// Tables say more than names for their types.
+#![allow(clippy::type_complexity, clippy::unwrap_used)]
 
 mod bad_input;
 mod body;
