@@ -62,7 +62,7 @@ impl Case {
         let members = control.split(',').filter(|member| !member.trim().is_empty());
         members
             .map(|member| match member.split_once('=') {
-                Some((name, value)) => (name.to_owned(), Some(value.to_owned())),
+                Some((name, value)) => (name.trim_start().to_owned(), Some(value.to_owned())),
                 None => (member.trim().to_owned(), None),
             })
             .collect()
