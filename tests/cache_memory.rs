@@ -1,7 +1,7 @@
 //! What the cache costs in memory: the store as a whole, one entry, and one hit.
 //!
 //! One test function: the allocator counts for the whole process.
-#![allow(unsafe_code)]
+#![allow(unsafe_code, clippy::unwrap_used, clippy::print_stdout)]
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::convert::Infallible;

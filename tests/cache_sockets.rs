@@ -1,4 +1,5 @@
 //! Collapsing over real sockets, with HTTP/1 and HTTP/2: many clients, one call of the handler.
+#![allow(clippy::unwrap_used)]
 
 use std::convert::Infallible;
 use std::net::SocketAddr;

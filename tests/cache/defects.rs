@@ -2,7 +2,7 @@
 
 use axum::body::Body;
 use bytes::Bytes;
-use graceful::cache::{CacheOutcome, LruCacheLayer};
+use graceful::cache::CacheOutcome;
 use http::{Method, Request};
 use http_body_util::BodyExt;
 
@@ -121,6 +121,7 @@ async fn no_store_is_not_stored() {
 async fn nested_routers_do_not_collide() {
     use axum::Router;
     use axum::routing::get as route;
+    use graceful::cache::LruCacheLayer;
     use tower::ServiceExt;
 
     let layer = LruCacheLayer::new(1000);

@@ -1,4 +1,6 @@
 //! The response cache, seen from outside: requests go in, responses and calls of the handler are counted.
+// Tables say more than names for their types.
+#![allow(clippy::type_complexity, clippy::unwrap_used)]
 
 mod bad_input;
 mod body;

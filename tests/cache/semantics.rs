@@ -393,8 +393,6 @@ async fn cache_status_says_what_happened() {
 async fn options_do_what_their_names_say() {
     // Each with a response that is stored only (or not) because of it.
     type Change = fn(LruCacheLayer) -> LruCacheLayer;
-    let minute = std::time::Duration::from_secs(60);
-    let _ = minute;
     let table: Vec<(&str, Change, u16, Vec<(&str, &str)>, bool)> = vec![
         (
             "default_ttl",

@@ -62,7 +62,7 @@ impl Case {
         let members = control.split(',').filter(|member| !member.trim().is_empty());
         members
             .map(|member| match member.split_once('=') {
-                Some((name, value)) => (name.to_owned(), Some(value.to_owned())),
+                Some((name, value)) => (name.trim_start().to_owned(), Some(value.to_owned())),
                 None => (member.trim().to_owned(), None),
             })
             .collect()
@@ -97,6 +97,16 @@ const DIFFERENCES: &[(&str, Explains)] = &[
             .iter()
             .any(|age| directives.iter().filter(|(name, _)| name.trim() == *age).count() > 1)
     }),
+    (
+        "RFC 9111, 3.5: must-revalidate allows it, not directives that conflict, which add it there",
+        |case| {
+            let directives = case.directives();
+            case.request.contains_key("authorization")
+                && directives.iter().any(|(name, value)| {
+                    directives.iter().any(|(other, another)| other == name && another != value)
+                })
+        },
+    ),
     ("RFC 9111, 4.2.3: a Date in the past is age", |case| case.response.contains_key("date")),
     ("RFC 9111, 5.1: the first member of Age counts, beyond 2^31 it is 2^31", |case| {
         case.lines("age").iter().any(|line| line.parse::<u32>().is_err())
@@ -162,6 +172,12 @@ fn each_difference_has_an_example() {
         ("quotes", case(200, &[], &[(c, "x=\"a, no-store, b\", max-age=60")], 1), true, false),
         ("invalid", case(200, &[], &[(c, "max-age"), ("expires", &soon)], 1), false, true),
         ("duplicate", case(200, &[], &[(c, "max-age=60, max-age=1")], 30), false, true),
+        (
+            "conflict",
+            case(200, &[("authorization", "x")], &[(c, "foo, max-age=10, foo=1")], 0),
+            false,
+            true,
+        ),
         ("date", case(200, &[], &[(c, "max-age=60"), ("date", &past)], 1), false, true),
         ("age", case(200, &[], &[(c, "max-age=60"), ("age", "60, 0")], 1), false, true),
         ("status", case(499, &[], &[(c, "max-age=60")], 1), true, false),

@@ -382,6 +382,13 @@ fn main() {
             }
             return;
         }
+        // For a profiler: hits of 1 KiB by one contender, for two seconds.
+        Some("hit") => {
+            let mut all = contenders(Duration::ZERO);
+            all.retain(|contender| contender.name == arguments[2]);
+            println!("{:?}", hits(&all, "/1024", Duration::from_millis(220)));
+            return;
+        }
         _ => {}
     }
     let all = contenders(Duration::ZERO);
