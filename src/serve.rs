@@ -483,7 +483,8 @@ impl<A> Serve<A> {
         self
     }
 
-    /// Calls `hook` in each worker when it begins to accept connections. May be called several times.
+    /// Calls `hook` in each worker when its sockets are open, right before it accepts the first
+    /// connection. May be called several times.
     pub fn on_ready(mut self, hook: impl Fn(&Started) + Send + Sync + 'static) -> Self {
         self.options.on_ready.push(std::sync::Arc::new(hook));
         self

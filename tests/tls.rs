@@ -219,7 +219,8 @@ async fn until(holds: impl AsyncFn() -> bool) {
 
 #[tokio::test]
 async fn files_that_cannot_be_used_are_an_error_at_the_start() {
-    let break_it: [(&str, fn(&Path)); 5] = [
+    type Break = fn(&Path);
+    let break_it: [(&str, Break); 5] = [
         ("cannot use the certificate in", |path| {
             std::fs::remove_file(path.join("cert.pem")).expect("it is there");
         }),

@@ -34,7 +34,7 @@ pub(crate) struct Options {
 
 pub(crate) type Hook = Arc<dyn Fn(&Started) + Send + Sync>;
 
-/// What a process knows of itself when it begins to accept connections.
+/// What a process knows of itself right before it accepts connections.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Started {

@@ -31,10 +31,10 @@ pub(crate) async fn run(
     let mut own = Own(Listeners::from_env()?);
     let listeners = provider::open(&mut own, build.await?).await?;
     let addresses = listeners.iter().map(|(listener, _)| listener.address().to_owned()).collect();
-    let serving = Serving::start(listeners, handle.clone(), options.client_limits);
     let started = Started { addresses, generation: 0, pid: std::process::id() };
-    tracing::info!(addresses = ?started.addresses, "serving as a single process");
     options.on_ready.iter().for_each(|hook| hook(&started));
+    let serving = Serving::start(listeners, handle.clone(), options.client_limits);
+    tracing::info!(addresses = ?started.addresses, "serving as a single process");
     report.ready();
 
     let (orders, receiver) = mpsc::unbounded_channel();

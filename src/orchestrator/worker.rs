@@ -88,12 +88,13 @@ impl Master {
         let listeners = provider::open(self, bindings).await?;
         let addresses: Vec<_> =
             listeners.iter().map(|(listener, _)| listener.address().to_owned()).collect();
-        let serving = Serving::start(listeners, self.handle.clone(), options.client_limits);
         let pid = nix::unistd::getppid().as_raw().unsigned_abs();
         let started = Started { addresses, generation, pid };
-        tracing::info!(generation, addresses = ?started.addresses, "ready");
-        // Before the message: after it the old worker may go, and with it what the hook relies on.
+        // Before the first connection, so that no request meets what the hook has not prepared; and
+        // before the master hears, which may then let the old worker go.
         options.on_ready.iter().for_each(|hook| hook(&started));
+        let serving = Serving::start(listeners, self.handle.clone(), options.client_limits);
+        tracing::info!(generation, addresses = ?started.addresses, "ready");
         self.link.send(ToMaster::Ready);
         Ok(serving)
     }

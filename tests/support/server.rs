@@ -1,7 +1,6 @@
 //! `graceful::serve` as a server under test: one `#[test] #[ignore]` function per test program calls
 //! [`serve`], and the tests start it with the options in its environment.
 
-use std::io::Write;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -280,11 +279,16 @@ pub(crate) fn deploy(path: &Path) {
     let build = BUILD.fetch_add(1, Ordering::Relaxed);
     let own = std::env::current_exe().expect("the path of this test program");
     let new = path.with_extension("new");
-    std::fs::copy(own, &new).expect("copy the program");
+    // By another process: what this one writes to while another of its threads starts a program is
+    // open in that program, too, for a moment, and cannot be executed (ETXTBSY).
     // What follows the sections of an ELF file is nobody's business.
-    let mut file = std::fs::OpenOptions::new().append(true).open(&new).expect("open the copy");
-    file.write_all(format!("build {build}").as_bytes()).expect("append to the copy");
-    drop(file);
+    let copy = "cp \"$1\" \"$2\" && printf 'build %s' \"$3\" >> \"$2\"";
+    let status = std::process::Command::new("sh")
+        .args(["-c", copy, "sh"])
+        .args([own.as_os_str(), new.as_os_str(), build.to_string().as_ref()])
+        .status()
+        .expect("run a shell");
+    assert!(status.success(), "cannot copy the program: {status}");
     std::fs::rename(new, path).expect("put it in place");
 }
 
