@@ -17,7 +17,6 @@ use super::{
     Options, Signal, attend, health,
     link::Link,
     message::{DrainOrder, ToMaster, ToWorker, VERSION},
-    preflight,
     report::Report,
     signal::{self, Signals},
     single,
@@ -32,7 +31,7 @@ use crate::{
     handle::{Command, Handle},
     listener::{Address, Bound, Listeners, bind},
     process::{
-        child::{Child, Ended},
+        child::Ended,
         exec::Program,
         image::Image,
         wire,
@@ -42,6 +41,7 @@ use crate::{
 
 /// Pings without an answer after which a worker counts as hung.
 const MISSED_PINGS: u32 = 5;
+
 /// Runs workers until a stop.
 pub(crate) async fn run(
     options: Options,
@@ -134,9 +134,9 @@ pub(super) struct Master {
     /// What this process will become.
     pub(super) candidate: Option<Candidate>,
     /// Workers whose program is being asked before it is started.
-    checking: HashSet<Id>,
+    pub(super) checking: HashSet<Id>,
     /// What workers run that are not past their trial.
-    unproven: HashMap<Id, Arc<Image>>,
+    pub(super) unproven: HashMap<Id, Arc<Image>>,
     /// The digests of binaries that did not get past it.
     pub(super) failed: HashSet<String>,
     /// Workers with a successor whose `on_retire` hooks may still run.
@@ -144,7 +144,7 @@ pub(super) struct Master {
     pub(super) timers: HashMap<Timer, Instant>,
     pub(super) inputs: mpsc::UnboundedSender<Input>,
     started: Instant,
-    stopping: bool,
+    pub(super) stopping: bool,
     reload_since: Option<Instant>,
     /// An old worker goes on in place of one that failed its trial.
     rolled_back: bool,
@@ -266,98 +266,6 @@ impl Master {
         }
     }
 
-    /// A worker that never proved itself has ended: its binary is not tried again by itself.
-    fn remember_failure(&mut self, id: Id) {
-        let Some(image) = self.unproven.remove(&id).filter(|_| !self.stopping) else { return };
-        let inputs = self.inputs.clone();
-        // It reads the whole file.
-        tokio::task::spawn_blocking(move || match image.digest() {
-            // It fails when the master has left.
-            Ok(digest) => drop(inputs.send(Input::Failed(digest))),
-            Err(error) => tracing::warn!(%error, "a binary that failed cannot be remembered"),
-        });
-    }
-
-    /// Reloads if what the path names now has not failed before.
-    fn reload_untried(&mut self) {
-        let (path, inputs) = (self.program.path().to_owned(), self.inputs.clone());
-        tokio::task::spawn_blocking(move || {
-            // What cannot be read cannot have been tried; the reload will say what is wrong.
-            let digest = Image::open(&path).and_then(|image| image.digest()).ok();
-            let _ = inputs.send(Input::Untried(digest));
-        });
-    }
-
-    fn untried(&mut self, digest: Option<String>) {
-        match digest {
-            Some(digest) if self.failed.contains(&digest) => {
-                tracing::warn!(digest, "not reloaded: this binary has failed before");
-            }
-            _ => self.reload(),
-        }
-    }
-
-    /// Asks the program what it is before it becomes a worker.
-    fn check(&mut self, id: Id) {
-        self.checking.insert(id);
-        let (program, inputs) = (self.program.clone(), self.inputs.clone());
-        let limit = self.options.ready_timeout;
-        tokio::spawn(async move {
-            let answer = preflight::ask(&program, program.path(), limit).await;
-            // It fails when the master has left.
-            let _ = inputs.send(Input::Checked(id, answer.map(drop)));
-        });
-    }
-
-    fn checked(&mut self, id: Id, result: Result<(), String>) {
-        // Else it was killed meanwhile.
-        if self.checking.remove(&id) {
-            match result {
-                Ok(()) => self.spawn(id, None),
-                Err(why) => self.cannot_spawn(id, why),
-            }
-        }
-    }
-
-    /// Starts a worker from a pinned program or from what the path names now.
-    fn spawn(&mut self, id: Id, image: Option<Arc<Image>>) {
-        match self.start(id, image) {
-            Ok(worker) => {
-                tracing::info!(generation = id, pid = worker.pid, "started a worker");
-                self.report.spawned(id, worker.pid, worker.image.clone());
-                self.workers.insert(id, worker);
-            }
-            Err(error) => {
-                let path = self.program.path().display();
-                self.cannot_spawn(id, format!("cannot start {path}: {error}"));
-            }
-        }
-    }
-
-    fn cannot_spawn(&self, id: Id, why: String) {
-        // As an input: the machine is in the middle of a step.
-        let _ = self.inputs.send(Input::Event(Event::Exited(id, why)));
-    }
-
-    fn start(&mut self, id: Id, image: Option<Arc<Image>>) -> std::io::Result<Worker> {
-        let (ours, theirs) = wire::pair()?;
-        let (reader, writer) = wire::open(ours)?;
-        let (pid, image) = match image {
-            Some(image) => (self.program.spawn_image(&image, theirs)?, Some(image)),
-            None => {
-                let (pid, image) = self.program.spawn(theirs)?;
-                let image = image.map(Arc::new);
-                self.unproven.extend(image.clone().map(|image| (id, image)));
-                (pid, image)
-            }
-        };
-        let (attendant, orders) = mpsc::unbounded_channel();
-        let child = Child::new(pid);
-        tokio::spawn(attend::attend(id, child, reader, orders, self.inputs.clone()));
-        let link = Link::new(writer);
-        Ok(Worker { pid, image, link, attendant, reason: None, panic: None, unanswered: 0 })
-    }
-
     /// This worker has proved itself, and so has its binary.
     fn settle(&mut self, id: Id) {
         self.unproven.remove(&id);
@@ -436,6 +344,22 @@ impl Master {
         }
     }
 
+    /// Asks the worker on trial for its health, if the user wants that.
+    fn probe(&self) {
+        let Some(path) = self.options.health_check.clone() else { return };
+        let trial = self.state.workers().find(|(_, phase)| *phase == Phase::Trial);
+        let (Some((id, _)), Some(address)) = (trial, self.sockets.connect_address()) else {
+            return tracing::warn!("there is no socket to check the new worker's health on");
+        };
+        let (inputs, time) = (self.inputs.clone(), self.options.bake_time);
+        tokio::spawn(async move {
+            if let Err(why) = health::watch(address, path, time).await {
+                // It fails when the master has left.
+                let _ = inputs.send(Input::Event(Event::Unhealthy(id, why)));
+            }
+        });
+    }
+
     fn reloaded(&mut self, outcome: Result<Id, String>) {
         let hooks = self.options.hooks.clone();
         if !hooks.after_reload.is_empty() {
@@ -480,22 +404,6 @@ impl Master {
         }
     }
 
-    /// Asks the worker on trial for its health, if the user wants that.
-    fn probe(&self) {
-        let Some(path) = self.options.health_check.clone() else { return };
-        let trial = self.state.workers().find(|(_, phase)| *phase == Phase::Trial);
-        let (Some((id, _)), Some(address)) = (trial, self.sockets.connect_address()) else {
-            return tracing::warn!("there is no socket to check the new worker's health on");
-        };
-        let (inputs, time) = (self.inputs.clone(), self.options.bake_time);
-        tokio::spawn(async move {
-            if let Err(why) = health::watch(address, path, time).await {
-                // It fails when the master has left.
-                let _ = inputs.send(Input::Event(Event::Unhealthy(id, why)));
-            }
-        });
-    }
-
     fn order(&mut self, signal: Signal, order: signal::Order) {
         match order {
             signal::Order::Reload => self.reload(),
@@ -534,7 +442,7 @@ impl Master {
         self.begin(Event::Rollback);
     }
 
-    fn reload(&mut self) {
+    pub(super) fn reload(&mut self) {
         if self.state.is_crowded() {
             tracing::warn!("the reload waits: too many old generations are draining");
         }

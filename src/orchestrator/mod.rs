@@ -10,6 +10,7 @@
 mod attend;
 mod health;
 mod hooks;
+mod launch;
 mod link;
 pub(crate) mod master;
 mod message;

@@ -1,0 +1,108 @@
+//! How the program of a worker is chosen, asked, started and, when it fails, remembered.
+
+use std::sync::Arc;
+
+use tokio::sync::mpsc;
+
+use super::{
+    attend,
+    link::Link,
+    master::{Input, Master, Worker},
+    preflight,
+    state::{Event, Id},
+};
+use crate::process::{child::Child, image::Image, wire};
+
+impl Master {
+    /// A worker that never proved itself has ended: its binary is not tried again by itself.
+    pub(super) fn remember_failure(&mut self, id: Id) {
+        let Some(image) = self.unproven.remove(&id).filter(|_| !self.stopping) else { return };
+        let inputs = self.inputs.clone();
+        // It reads the whole file.
+        tokio::task::spawn_blocking(move || match image.digest() {
+            // It fails when the master has left.
+            Ok(digest) => drop(inputs.send(Input::Failed(digest))),
+            Err(error) => tracing::warn!(%error, "a binary that failed cannot be remembered"),
+        });
+    }
+
+    /// Reloads if what the path names now has not failed before.
+    pub(super) fn reload_untried(&mut self) {
+        let (path, inputs) = (self.program.path().to_owned(), self.inputs.clone());
+        tokio::task::spawn_blocking(move || {
+            // What cannot be read cannot have been tried; the reload will say what is wrong.
+            let digest = Image::open(&path).and_then(|image| image.digest()).ok();
+            let _ = inputs.send(Input::Untried(digest));
+        });
+    }
+
+    pub(super) fn untried(&mut self, digest: Option<String>) {
+        match digest {
+            Some(digest) if self.failed.contains(&digest) => {
+                tracing::warn!(digest, "not reloaded: this binary has failed before");
+            }
+            _ => self.reload(),
+        }
+    }
+
+    /// Asks the program what it is before it becomes a worker.
+    pub(super) fn check(&mut self, id: Id) {
+        self.checking.insert(id);
+        let (program, inputs) = (self.program.clone(), self.inputs.clone());
+        let limit = self.options.ready_timeout;
+        tokio::spawn(async move {
+            let answer = preflight::ask(&program, program.path(), limit).await;
+            // It fails when the master has left.
+            let _ = inputs.send(Input::Checked(id, answer.map(drop)));
+        });
+    }
+
+    pub(super) fn checked(&mut self, id: Id, result: Result<(), String>) {
+        // Else it was killed meanwhile.
+        if self.checking.remove(&id) {
+            match result {
+                Ok(()) => self.spawn(id, None),
+                Err(why) => self.cannot_spawn(id, why),
+            }
+        }
+    }
+
+    /// Starts a worker from a pinned program or from what the path names now.
+    pub(super) fn spawn(&mut self, id: Id, image: Option<Arc<Image>>) {
+        match self.start(id, image) {
+            Ok(worker) => {
+                tracing::info!(generation = id, pid = worker.pid, "started a worker");
+                self.report.spawned(id, worker.pid, worker.image.clone());
+                self.workers.insert(id, worker);
+            }
+            Err(error) => {
+                let path = self.program.path().display();
+                self.cannot_spawn(id, format!("cannot start {path}: {error}"));
+            }
+        }
+    }
+
+    pub(super) fn cannot_spawn(&self, id: Id, why: String) {
+        // As an input: the machine is in the middle of a step.
+        let _ = self.inputs.send(Input::Event(Event::Exited(id, why)));
+    }
+
+    fn start(&mut self, id: Id, image: Option<Arc<Image>>) -> std::io::Result<Worker> {
+        let (ours, theirs) = wire::pair()?;
+        let (reader, writer) = wire::open(ours)?;
+        let (pid, image) = match image {
+            Some(image) => (self.program.spawn_image(&image, theirs)?, Some(image)),
+            None => {
+                let (pid, image) = self.program.spawn(theirs)?;
+                let image = image.map(Arc::new);
+                self.unproven.extend(image.clone().map(|image| (id, image)));
+                (pid, image)
+            }
+        };
+        let (attendant, orders) = mpsc::unbounded_channel();
+        let child = Child::new(pid);
+        tokio::spawn(attend::attend(id, child, reader, orders, self.inputs.clone()));
+        let link = Link::new(writer);
+        Ok(Worker { pid, image, link, attendant, reason: None, panic: None, unanswered: 0 })
+    }
+}
