@@ -19,7 +19,8 @@ pub(crate) struct Context {
     /// Counts connections, from their accept to their close.
     pub(crate) connections: Drain,
     pub(crate) registry: Registry,
-    pub(crate) handle: Handle,
+    /// Handlers find it through the drain, which does not keep it.
+    _handle: Handle,
     phase: Mutex<Phase>,
     gifts: Mutex<Option<mpsc::UnboundedSender<Gift>>>,
 }
@@ -52,7 +53,7 @@ impl Context {
             requests: handle.drain().clone(),
             connections: Drain::new(),
             registry: Registry::default(),
-            handle,
+            _handle: handle,
             phase: Mutex::new(Phase::Serving),
             gifts: Mutex::default(),
         })
