@@ -70,14 +70,14 @@ pub(crate) enum Command {
 impl Handle {
     pub(crate) fn new() -> (Self, mpsc::UnboundedReceiver<Command>) {
         let (commands, receiver) = mpsc::unbounded_channel();
-        let shared = Shared {
+        let shared = Arc::new_cyclic(|shared| Shared {
             commands,
-            drain: Drain::new(),
+            drain: Drain::owned_by(shared.clone()),
             active: watch::Sender::new(false),
             generation: OnceLock::new(),
             keeping: tokio::sync::Mutex::default(),
-        };
-        (Self { shared: Arc::new(shared) }, receiver)
+        });
+        (Self { shared }, receiver)
     }
 
     /// Asks for a new worker from the program that the path names now. Returns at once; a reload that
@@ -278,6 +278,8 @@ impl<S: Send + Sync> FromRequestParts<S> for Handle {
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Self::Rejection> {
         let missing = "this handler needs graceful::serve";
-        parts.extensions.get().cloned().ok_or((StatusCode::INTERNAL_SERVER_ERROR, missing))
+        // Found through the drain of the server: an extension of its own would cost each request.
+        let shared = parts.extensions.get::<Drain>().and_then(Drain::owner);
+        shared.map(|shared| Self { shared }).ok_or((StatusCode::INTERNAL_SERVER_ERROR, missing))
     }
 }

@@ -20,6 +20,7 @@ pin_project! {
 }
 
 impl<B, G> ResponseBody<B, G> {
+    #[inline]
     pub(crate) fn new(inner: B, guard: Option<G>) -> Self {
         Self { inner: Some(inner), guard }
     }
@@ -29,21 +30,11 @@ impl<B, G> ResponseBody<B, G> {
     }
 }
 
-#[cfg(feature = "serve")]
-impl<B, G> ResponseBody<B, G> {
-    pub(crate) fn guard(&self) -> Option<&G> {
-        self.guard.as_ref()
-    }
-
-    pub(crate) fn take_guard(&mut self) -> Option<G> {
-        self.guard.take()
-    }
-}
-
 impl<B: Body, G> Body for ResponseBody<B, G> {
     type Data = B::Data;
     type Error = B::Error;
 
+    #[inline]
     fn poll_frame(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -59,10 +50,12 @@ impl<B: Body, G> Body for ResponseBody<B, G> {
         Poll::Ready(frame)
     }
 
+    #[inline]
     fn is_end_stream(&self) -> bool {
         self.inner.as_ref().is_none_or(Body::is_end_stream)
     }
 
+    #[inline]
     fn size_hint(&self) -> SizeHint {
         self.inner.as_ref().map_or_else(|| SizeHint::with_exact(0), Body::size_hint)
     }

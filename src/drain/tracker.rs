@@ -1,3 +1,5 @@
+#[cfg(feature = "serve")]
+use std::any::Any;
 use std::{
     fmt,
     pin::pin,
@@ -34,8 +36,6 @@ use tokio::sync::Notify;
 #[derive(Clone)]
 pub struct Drain {
     shared: Arc<Shared>,
-    /// The tracker of everything that began before the count first fell to zero in a drain.
-    tracker: Weak<Tracker>,
 }
 
 /// One piece of work in flight; dropping it ends that.
@@ -48,7 +48,11 @@ pub struct DrainGuard {
 
 struct Shared {
     signal: Arc<Signal>,
+    /// The tracker of everything that began before the count first fell to zero in a drain.
+    tracker: Weak<Tracker>,
     current: Mutex<Current>,
+    #[cfg(feature = "serve")]
+    owner: Weak<dyn Any + Send + Sync>,
 }
 
 struct Current {
@@ -77,18 +81,32 @@ const STOPPING: u8 = 2;
 impl Drain {
     /// Creates a drain with nothing in flight that has not started.
     pub fn new() -> Self {
-        let signal = Arc::new(Signal::default());
-        let base = Arc::new(Tracker { signal: signal.clone() });
-        let tracker = Arc::downgrade(&base);
-        let current = Current { base: Some(base), tracker: tracker.clone() };
-        Self { shared: Arc::new(Shared { signal, current: Mutex::new(current) }), tracker }
+        Self {
+            shared: Arc::new(Shared::new(
+                #[cfg(feature = "serve")]
+                Weak::<()>::new(),
+            )),
+        }
+    }
+
+    /// Creates a drain that belongs to something larger, which can be found through it.
+    #[cfg(feature = "serve")]
+    pub(crate) fn owned_by<T: Any + Send + Sync>(owner: Weak<T>) -> Self {
+        Self { shared: Arc::new(Shared::new(owner)) }
+    }
+
+    /// What it belongs to, if it does and if that is a `T`.
+    #[cfg(feature = "serve")]
+    pub(crate) fn owner<T: Any + Send + Sync>(&self) -> Option<Arc<T>> {
+        self.shared.owner.upgrade()?.downcast().ok()
     }
 
     /// Counts one more piece of work as in flight until the guard is dropped.
     ///
     /// Works during a drain, too: what a server has accepted it serves.
+    #[inline]
     pub fn guard(&self) -> DrainGuard {
-        let tracker = match self.tracker.upgrade() {
+        let tracker = match self.shared.tracker.upgrade() {
             Some(tracker) => tracker,
             None => self.shared.late_tracker(),
         };
@@ -190,6 +208,20 @@ impl fmt::Debug for DrainGuard {
 }
 
 impl Shared {
+    fn new(#[cfg(feature = "serve")] owner: Weak<dyn Any + Send + Sync>) -> Self {
+        let signal = Arc::new(Signal::default());
+        let base = Arc::new(Tracker { signal: signal.clone() });
+        let tracker = Arc::downgrade(&base);
+        let current = Current { base: Some(base), tracker: tracker.clone() };
+        Self {
+            signal,
+            tracker,
+            current: Mutex::new(current),
+            #[cfg(feature = "serve")]
+            owner,
+        }
+    }
+
     fn lock(&self) -> std::sync::MutexGuard<'_, Current> {
         self.current.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -202,6 +234,7 @@ impl Shared {
     }
 
     /// A tracker for work that begins after the drain has already completed once.
+    #[cold]
     fn late_tracker(&self) -> Arc<Tracker> {
         let mut current = self.lock();
         current.tracker.upgrade().unwrap_or_else(|| {

@@ -30,12 +30,7 @@ use crate::{
     error::{Error, Kind},
     handle::{Command, Handle},
     listener::{Address, Bound, Listeners, bind},
-    process::{
-        child::Ended,
-        exec::Program,
-        image::Image,
-        wire,
-    },
+    process::{child::Ended, exec::Program, image::Image, wire},
     server::CutRequest,
 };
 

@@ -20,10 +20,11 @@ pub(crate) struct Context {
     /// Counts connections, from their accept to their close.
     pub(crate) connections: Drain,
     pub(crate) registry: Registry,
-    pub(crate) handle: Handle,
     pub(crate) limits: Limits,
     /// One for each connection that may be served; `None` where there is no limit.
     pub(super) seats: Option<Arc<Semaphore>>,
+    /// Handlers find it through the drain, which does not keep it.
+    _handle: Handle,
     phase: Mutex<Phase>,
     gifts: Mutex<Option<mpsc::UnboundedSender<Gift>>>,
 }
@@ -57,9 +58,9 @@ impl Context {
             requests: handle.drain().clone(),
             connections: Drain::new(),
             registry: Registry::default(),
-            handle,
             limits,
             seats,
+            _handle: handle,
             phase: Mutex::new(Phase::Serving),
             gifts: Mutex::default(),
         })

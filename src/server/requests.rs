@@ -11,7 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use http::{Method, Uri};
+use http::{Method, Uri, uri::PathAndQuery};
 use serde::{Deserialize, Serialize};
 use tokio::sync::OwnedSemaphorePermit;
 
@@ -103,7 +103,8 @@ impl Requests {
 struct Request {
     id: u64,
     method: Method,
-    uri: Uri,
+    /// Nothing where the target has none (CONNECT).
+    path: Option<PathAndQuery>,
     since: Instant,
 }
 
@@ -212,11 +213,12 @@ impl Connection {
         let guard = self.context.requests.guard();
         self.clean.store(!has_body, Ordering::Release);
         self.read.store(false, Ordering::Relaxed);
+        let (method, path) = (method.clone(), uri.path_and_query().cloned());
+        let since = Instant::now();
         let mut requests = lock(&self.requests);
         let id = requests.begun;
         requests.begun += 1;
-        let (method, uri) = (method.clone(), uri.clone());
-        requests.in_flight.push(Request { id, method, uri, since: Instant::now() });
+        requests.in_flight.push(Request { id, method, path, since });
         drop(requests);
         RequestGuard { id, connection: self.clone(), _guard: guard }
     }
@@ -296,12 +298,6 @@ impl Connection {
         lock(&self.requests).in_flight.is_empty()
     }
 
-    /// The answer turns the connection into another protocol: its request ends with it.
-    pub(crate) fn upgrade(&self, guard: Option<RequestGuard>) {
-        self.upgrading.store(true, Ordering::Release);
-        lock(&self.requests).upgraded = guard;
-    }
-
     pub(crate) fn is_upgrading(&self) -> bool {
         self.upgrading.load(Ordering::Acquire)
     }
@@ -321,7 +317,7 @@ impl Connection {
         let upgraded = self.is_upgrading();
         let cut = |request: &Request| CutRequest {
             method: request.method.to_string(),
-            path: request.uri.path().to_owned(),
+            path: request.path.as_ref().map_or("", PathAndQuery::path).to_owned(),
             age: request.since.elapsed(),
             upgraded,
         };
@@ -331,8 +327,15 @@ impl Connection {
 }
 
 impl RequestGuard {
-    pub(crate) fn connection(&self) -> &Arc<Connection> {
+    pub(crate) fn connection(&self) -> &Connection {
         &self.connection
+    }
+
+    /// The answer turns the connection into another protocol: the request ends with it.
+    pub(crate) fn upgrade(self) {
+        let connection = self.connection.clone();
+        connection.upgrading.store(true, Ordering::Release);
+        lock(&connection.requests).upgraded = Some(self);
     }
 }
 

@@ -3,7 +3,7 @@ use std::{
     future::Future,
     pin::Pin,
     sync::Arc,
-    task::{Context as TaskContext, Poll, ready},
+    task::{Context as TaskContext, Poll, Waker, ready},
 };
 
 use axum::{
@@ -46,36 +46,42 @@ where
     type Future = ResponseFuture<S>;
 
     fn call(&self, request: Request<Incoming>) -> Self::Future {
-        let (mut head, body) = request.into_parts();
-        let has_body = !body.is_end_stream();
-        let guard = self.connection.begin(&head.method, &head.uri, has_body);
-        let http1 = head.version <= Version::HTTP_11;
-        if http1 && !keeps_alive(head.version, &head.headers) {
+        let has_body = !request.body().is_end_stream();
+        let guard = self.connection.begin(request.method(), request.uri(), has_body);
+        let http1 = request.version() <= Version::HTTP_11;
+        if http1 && !keeps_alive(request.version(), request.headers()) {
             self.connection.set_last();
         }
-        let body = match has_body {
+        let connect = *request.method() == Method::CONNECT;
+        let mut request = request.map(|body| match has_body {
             true => Body::new(RequestBody { inner: body, connection: self.connection.clone() }),
             false => Body::empty(),
-        };
+        });
+        // Room is made for three, and axum adds one: a third of ours would move them all.
+        let extensions = request.extensions_mut();
         match self.peer {
-            Peer::Tcp(address) => head.extensions.insert(ConnectInfo(address)).is_some(),
-            Peer::Unix(peer) => head.extensions.insert(ConnectInfo(peer)).is_some(),
+            Peer::Tcp(address) => extensions.insert(ConnectInfo(address)).is_some(),
+            Peer::Unix(peer) => extensions.insert(ConnectInfo(peer)).is_some(),
         };
-        let context = self.connection.context();
-        head.extensions.insert(context.requests.clone());
-        head.extensions.insert(context.handle.clone());
+        extensions.insert(self.connection.context().requests.clone());
         #[cfg(feature = "tls")]
         if let Some(session) = self.connection.tls() {
-            head.extensions.insert(session.clone());
+            extensions.insert(session.clone());
         }
-        let connect = head.method == Method::CONNECT;
-        let request = Some(Request::from_parts(head, body));
-        ResponseFuture {
-            state: State::Waiting { app: self.app.clone(), request },
-            guard: Some(guard),
-            http1,
-            connect,
-        }
+        let mut app = self.app.clone();
+        // Most applications are always ready, and need not keep their request until the first poll.
+        // Those that are not are asked again there, by a task that they can wake. HTTP/2 polls each
+        // answer in a task of its own: there the call belongs, whatever it does.
+        let ready = match http1 {
+            true => app.poll_ready(&mut TaskContext::from_waker(Waker::noop())),
+            false => Poll::Pending,
+        };
+        let state = match ready {
+            Poll::Ready(Ok(())) => State::Called { future: app.call(request) },
+            Poll::Ready(Err(error)) => State::Failed { error: Some(error.into()) },
+            Poll::Pending => State::Waiting { waiting: Some(Box::new((app, request))) },
+        };
+        ResponseFuture { state, guard: Some(guard), http1, connect }
     }
 }
 
@@ -92,8 +98,9 @@ pin_project! {
 pin_project! {
     #[project = StateProj]
     enum State<S, F> {
-        Waiting { app: S, request: Option<Request<Body>> },
+        Waiting { waiting: Option<Box<(S, Request<Body>)>> },
         Called { #[pin] future: F },
+        Failed { error: Option<BoxError> },
     }
 }
 
@@ -105,47 +112,53 @@ where
     type Output = Result<Response<ResponseBody<B, RequestGuard>>, Infallible>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut TaskContext<'_>) -> Poll<Self::Output> {
+        const ONCE: &str = "it is taken once, with the state";
         let mut this = self.project();
         let result = loop {
             match this.state.as_mut().project() {
-                StateProj::Waiting { app, request } => {
+                StateProj::Called { future } => break ready!(future.poll(cx)).map_err(Into::into),
+                StateProj::Waiting { waiting } => {
+                    let (app, _) = &mut **waiting.as_mut().expect(ONCE);
                     if let Err(error) = ready!(app.poll_ready(cx)) {
-                        break Err(error);
+                        break Err(error.into());
                     }
-                    let request = request.take().expect("it is taken once, with the state");
+                    let (mut app, request) = *waiting.take().expect(ONCE);
                     let future = app.call(request);
                     this.state.set(State::Called { future });
                 }
-                StateProj::Called { future } => break ready!(future.poll(cx)),
+                StateProj::Failed { error } => break Err(error.take().expect(ONCE)),
             }
         };
-        let guard = this.guard.take();
-        let mut response = match result {
-            Ok(response) => response.map(|body| ResponseBody::new(body, guard)),
-            Err(error) => {
-                let error: BoxError = error.into();
-                tracing::error!(%error, "the application failed to answer");
-                let mut response = Response::new(ResponseBody::empty());
-                *response.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
-                response
+        let mut guard = this.guard.take();
+        Poll::Ready(Ok(match result {
+            Ok(mut response) => {
+                if *this.http1 {
+                    part(&mut response, &mut guard, *this.connect);
+                }
+                response.map(|body| ResponseBody::new(body, guard))
             }
-        };
-        if *this.http1 {
-            part(&mut response, *this.connect);
-        }
-        Poll::Ready(Ok(response))
+            Err(error) => failure(&error),
+        }))
     }
 }
 
+#[cold]
+fn failure<B>(error: &BoxError) -> Response<ResponseBody<B, RequestGuard>> {
+    tracing::error!(%error, "the application failed to answer");
+    let mut response = Response::new(ResponseBody::empty());
+    *response.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
+    response
+}
+
 /// Says goodbye when the process drains; hands the request to its connection when that is upgraded.
-fn part<B>(response: &mut Response<ResponseBody<B, RequestGuard>>, connect: bool) {
-    let Some(guard) = response.body().guard() else { return };
-    let connection = guard.connection().clone();
+fn part<B>(response: &mut Response<B>, request: &mut Option<RequestGuard>, connect: bool) {
     let switching = response.status() == StatusCode::SWITCHING_PROTOCOLS;
-    if switching || (connect && response.status().is_success()) {
-        connection.upgrade(response.body_mut().take_guard());
-        return;
+    if (switching || (connect && response.status().is_success()))
+        && let Some(request) = request.take()
+    {
+        return request.upgrade();
     }
+    let Some(connection) = request.as_ref().map(RequestGuard::connection) else { return };
     if connection.says_goodbye() {
         // hyper sees it and closes after this answer.
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
@@ -165,8 +178,8 @@ fn keeps_alive(version: Version, headers: &HeaderMap) -> bool {
 }
 
 fn has_token(headers: &HeaderMap, token: &str) -> bool {
-    // Most requests have no such field, or exactly the token.
-    headers.get_all(CONNECTION).iter().any(|value| {
+    // A look at each name is cheaper than the hash of one: there are few.
+    headers.iter().filter(|(name, _)| **name == CONNECTION).any(|(_, value)| {
         let parts = value.as_bytes().split(|byte| *byte == b',');
         parts.map(<[u8]>::trim_ascii).any(|part| part.eq_ignore_ascii_case(token.as_bytes()))
     })
