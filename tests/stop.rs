@@ -229,9 +229,8 @@ async fn a_killed_worker_is_replaced_and_reaped() {
 }
 
 #[tokio::test]
-async fn a_worker_that_accepts_but_has_not_said_so_yet_finishes_what_it_has() {
+async fn a_stop_around_the_first_connections_of_a_worker_loses_nothing() {
     let server = Setup::new().env("TEST_HOOK", 300).start().await;
-    let old = procfs::workers(server.process.pid())[0];
     server.process.signal(Signal::SIGHUP);
     server.generation(2).await;
     let mut slow = Vec::new();
@@ -243,13 +242,10 @@ async fn a_worker_that_accepts_but_has_not_said_so_yet_finishes_what_it_has() {
     }
     in_worker(&server, 1).await;
     server.process.signal(Signal::SIGTERM);
-    let mut by_the_new_one = 0;
     for stream in &mut slow {
         let answer = answer(stream).await;
         assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
-        by_the_new_one += usize::from(!answer.contains(&format!("x-worker: {old}\r")));
     }
-    assert!(by_the_new_one > 0, "all went to the old worker");
     drop(slow);
     stopped(&server, LONG).await;
 }
