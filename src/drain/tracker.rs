@@ -75,6 +75,7 @@ struct Signal {
 }
 
 const RUNNING: u8 = 0;
+#[cfg(feature = "serve")]
 const HANDING_OVER: u8 = 1;
 const STOPPING: u8 = 2;
 
