@@ -1,5 +1,5 @@
 //! A drain ends at its deadline whatever state its connections are in, and names what it cut.
-#![cfg(target_os = "linux")]
+#![cfg(all(target_os = "linux", feature = "serve"))]
 
 mod support;
 

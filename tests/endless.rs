@@ -1,6 +1,6 @@
 //! Responses without an end: WebSockets and server-sent events are told that the process ends, are never
 //! cut inside a message, and are waited for.
-#![cfg(target_os = "linux")]
+#![cfg(all(target_os = "linux", feature = "serve"))]
 
 #[path = "../examples/sse.rs"]
 #[expect(dead_code, reason = "it is a program of its own")]

@@ -1,5 +1,5 @@
 //! HTTP/2 says goodbye in two steps (RFC 9113, section 6.8), and every stream that has begun is finished.
-#![cfg(target_os = "linux")]
+#![cfg(all(target_os = "linux", feature = "serve"))]
 
 mod support;
 

@@ -1,5 +1,5 @@
 //! `Handle::socket`: what an application listens on beside HTTP survives a reload.
-#![cfg(target_os = "linux")]
+#![cfg(all(target_os = "linux", feature = "serve"))]
 
 mod support;
 

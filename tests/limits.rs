@@ -1,5 +1,5 @@
 //! Clients that are slow, silent or too many: each has its limit, and what is in flight has none.
-#![cfg(target_os = "linux")]
+#![cfg(all(target_os = "linux", feature = "serve"))]
 
 mod support;
 

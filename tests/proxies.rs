@@ -1,6 +1,6 @@
 //! Reverse proxies with pools of connections to the server and without retries see no error at a reload,
 //! and, with the hand-over, not even a new connection.
-#![cfg(target_os = "linux")]
+#![cfg(all(target_os = "linux", feature = "serve"))]
 
 mod support;
 

@@ -3,7 +3,7 @@
 //!
 //! Every case sends bytes that would be the request `GET /smuggled` if the server lost its place in the
 //! stream; the application prints what it is asked for.
-#![cfg(target_os = "linux")]
+#![cfg(all(target_os = "linux", feature = "serve"))]
 
 mod support;
 

@@ -17,14 +17,14 @@ pub(crate) mod app;
 pub(crate) mod certificates;
 pub(crate) mod http;
 pub(crate) mod load;
-#[cfg(target_os = "linux")]
+#[cfg(all(target_os = "linux", feature = "serve"))]
 pub(crate) mod notify;
 pub(crate) mod pattern;
 pub(crate) mod process;
 #[cfg(target_os = "linux")]
 pub(crate) mod procfs;
 pub(crate) mod raw;
-#[cfg(unix)]
+#[cfg(all(unix, feature = "serve"))]
 pub(crate) mod server;
 
 /// Says aloud that a test could not run here. A failure where everything must run (`.ci/run`).
