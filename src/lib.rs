@@ -6,7 +6,8 @@
 //! that is in place by then; it takes over the sockets and the idle connections, and a bad one is
 //! rolled back. `SIGTERM` ends all when the requests in flight have ended.
 //!
-//! ```no_run
+#![cfg_attr(feature = "serve", doc = "```no_run")]
+#![cfg_attr(not(feature = "serve"), doc = "```ignore")]
 //! use axum::{Router, routing::get};
 //! use graceful::GracefulLayer;
 //!
@@ -19,9 +20,9 @@
 //!
 //! In one process, for tests for example, it runs like this:
 //!
-//! ```
+#![cfg_attr(feature = "serve", doc = "```")]
+#![cfg_attr(not(feature = "serve"), doc = "```ignore")]
 //! # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), graceful::Error> {
-//! # #[cfg(feature = "serve")] {
 //! use axum::{Router, routing::get};
 //!
 //! let app = Router::new().route("/", get(|| async { "hello" }));
@@ -30,7 +31,6 @@
 //! let running = tokio::spawn(async { server.await });
 //! handle.stop();
 //! running.await.expect("it does not panic")?;
-//! # }
 //! # Ok(())
 //! # }
 //! ```
