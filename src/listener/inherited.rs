@@ -1,7 +1,7 @@
 use std::{
     ffi::OsString,
     io,
-    os::fd::{AsFd, OwnedFd},
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
 };
 
 use nix::sys::{
@@ -69,7 +69,8 @@ pub(crate) fn inherited() -> Result<Vec<Inherited>, Error> {
     (FIRST..FIRST + count)
         .map(|number| {
             let name = names.next().filter(|name| !name.is_empty()).unwrap_or("unknown").to_owned();
-            let socket = fd::adopt(number).and_then(Socket::check).map_err(|why| {
+            let socket = fd::adopt_if(number, |fd| probe(fd).map(drop));
+            let socket = socket.and_then(Socket::check).map_err(|why| {
                 lie(format!("cannot listen on descriptor {number} ({name}) of LISTEN_FDS"))
                     .because(why)
             })?;
@@ -85,20 +86,7 @@ fn lossy(value: OsString) -> String {
 impl Socket {
     /// Makes sure that the descriptor is a listening stream socket of a known family.
     pub(crate) fn check(fd: OwnedFd) -> io::Result<Self> {
-        let no = |what| Err(io::Error::new(io::ErrorKind::InvalidInput, what));
-        if !SFlag::from_bits_truncate(fstat(&fd)?.st_mode).contains(SFlag::S_IFSOCK) {
-            return no("it is not a socket");
-        }
-        if getsockopt(&fd, sockopt::SockType)? != SockType::Stream {
-            return no("it is not a stream socket");
-        }
-        if !getsockopt(&fd, sockopt::AcceptConn)? {
-            return no("it is not listening");
-        }
-        let address = socket2::SockRef::from(&fd).local_addr()?;
-        if !(address.is_ipv4() || address.is_ipv6() || address.is_unix()) {
-            return no("it is neither a TCP nor a Unix socket");
-        }
+        let address = probe(fd.as_fd())?;
         fd::set_nonblocking(fd.as_fd())?;
         Ok(Self { fd, address })
     }
@@ -164,6 +152,25 @@ impl TryFrom<&Bound> for Socket {
     fn try_from(bound: &Bound) -> io::Result<Self> {
         Self::check(bound.socket.try_clone()?.into())
     }
+}
+
+/// The address of a listening stream socket; an error when the descriptor is something else.
+fn probe(fd: BorrowedFd<'_>) -> io::Result<SockAddr> {
+    let no = |what| Err(io::Error::new(io::ErrorKind::InvalidInput, what));
+    if SFlag::from_bits_truncate(fstat(fd)?.st_mode) & SFlag::S_IFMT != SFlag::S_IFSOCK {
+        return no("it is not a socket");
+    }
+    if getsockopt(&fd, sockopt::SockType)? != SockType::Stream {
+        return no("it is not a stream socket");
+    }
+    if !getsockopt(&fd, sockopt::AcceptConn)? {
+        return no("it is not listening");
+    }
+    let address = socket2::SockRef::from(&fd).local_addr()?;
+    if !(address.is_ipv4() || address.is_ipv6() || address.is_unix()) {
+        return no("it is neither a TCP nor a Unix socket");
+    }
+    Ok(address)
 }
 
 /// The sockets that this process was started with, and a place to bind more.

@@ -5,7 +5,7 @@ use std::{
     ffi::{OsStr, OsString},
     io,
     os::{
-        fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
+        fd::{AsRawFd, BorrowedFd, OwnedFd},
         unix::process::CommandExt,
     },
     path::{Path, PathBuf},
@@ -246,9 +246,11 @@ fn control(value: &OsStr) -> Option<OwnedFd> {
     {
         return None;
     }
-    let fd = fd::adopt(number).ok()?;
-    nix::sys::socket::getsockopt(&fd.as_fd(), nix::sys::socket::sockopt::SockType).ok()?;
-    Some(fd)
+    fd::adopt_if(number, |fd| {
+        let is_wire = socket2::SockRef::from(&fd).peer_addr()?.is_unix();
+        if is_wire { Ok(()) } else { Err(io::Error::other("it is no wire")) }
+    })
+    .ok()
 }
 
 #[cfg(test)]

@@ -16,14 +16,24 @@ use nix::{
 ///
 /// When no such descriptor is open.
 pub(crate) fn adopt(number: RawFd) -> io::Result<OwnedFd> {
+    adopt_if(number, |_| Ok(()))
+}
+
+/// Takes over a descriptor if it is what was promised. If it is not, it may well belong to another part
+/// of this process, which has opened it since the start: then it is left alone.
+pub(crate) fn adopt_if(
+    number: RawFd,
+    check: impl FnOnce(BorrowedFd<'_>) -> io::Result<()>,
+) -> io::Result<OwnedFd> {
     // 0 to 2 belong to the standard streams of std, and -1 is no descriptor at all.
     if number <= 2 {
         return Err(io::Error::from(io::ErrorKind::InvalidInput));
     }
-    // SAFETY: borrowed for this one call, which fails on a number that is not open.
+    // SAFETY: borrowed for these calls, of which the first fails on a number that is not open.
     let borrowed = unsafe { BorrowedFd::borrow_raw(number) };
     fcntl(borrowed, FcntlArg::F_GETFD)?;
-    // SAFETY: it is open, as the call above has shown, and the caller read the number from the
+    check(borrowed)?;
+    // SAFETY: it is open, as the calls above have shown, and the caller read the number from the
     // environment variable that hands it over, which `env::take` lets happen only once.
     let fd = unsafe { OwnedFd::from_raw_fd(number) };
     set_cloexec(fd.as_fd(), true)?;
