@@ -49,6 +49,44 @@ impl Adaptive {
             core.trim(GHOST_FREQUENT, self.capacity, revived);
         }
     }
+
+    /// As `admit`, where all weigh 1: the new entry takes the node of a ghost that is forgotten.
+    #[inline]
+    fn admit_to_full<K: Hash + Eq, V, S: BuildHasher>(
+        &self,
+        core: &mut Core<K, V, S>,
+        hash: u64,
+        key: K,
+        value: V,
+        sink: &mut impl Sink<K, V>,
+    ) -> Id {
+        let recent = core.count(RECENT);
+        if recent > 0 && (recent > self.target || core.count(FREQUENT) == 0) {
+            core.evict_to_ghost(RECENT, GHOST_RECENT, Cause::Capacity, sink);
+        } else {
+            core.evict_to_ghost(FREQUENT, GHOST_FREQUENT, Cause::Capacity, sink);
+        }
+        let limits = [(GHOST_RECENT, self.capacity - self.target), (GHOST_FREQUENT, self.target)];
+        let mut reused = None;
+        for (list, limit) in limits {
+            // One goes above the capacity, and one above the limit of the list.
+            let size = core.count(list);
+            let above = usize::from(size > self.capacity);
+            let mut over = above + usize::from(size - above > limit);
+            if over > 0 && reused.is_none() {
+                reused = Some(list);
+                over -= 1;
+            }
+            if over > 0 {
+                core.trim(list, size - over, None);
+            }
+        }
+        let most = self.most(core.capacity);
+        match reused {
+            Some(ghosts) => core.reuse_ghost(ghosts, RECENT, hash, key, value, most),
+            None => core.push(RECENT, hash, key, value, 1, most),
+        }
+    }
 }
 
 impl Policy for Adaptive {}
@@ -102,6 +140,9 @@ impl Rules for Adaptive {
         weight: usize,
         sink: &mut T,
     ) -> Id {
+        if T::PLAIN && core.len() == core.capacity {
+            return self.admit_to_full(core, hash, key, value, sink);
+        }
         self.make_room(core, weight, None, Cause::Capacity, sink);
         // One ghost of each list at most, as golang-lru does: a list that is too long shortens slowly.
         // With weights one new entry may have brought several ghosts, so there it is all of them.

@@ -242,6 +242,7 @@ impl<K, V, S> Core<K, V, S> {
     }
 
     /// Keeps the key of an entry as a ghost.
+    #[inline]
     fn make_ghost(&mut self, id: Id, list: usize) -> V {
         // At least 1, or the ghosts of entries that weigh nothing would never end.
         let weight = self.weight_of(id).max(1);
@@ -283,6 +284,7 @@ impl<K, V, S> Core<K, V, S> {
     }
 
     /// Moves the oldest entry of a list to a ghost list.
+    #[inline]
     pub(crate) fn evict_to_ghost(
         &mut self,
         from: usize,
@@ -424,6 +426,28 @@ impl<K: Hash + Eq, V, S: BuildHasher> Core<K, V, S> {
         let old_hash = self.hash_of(id);
         self.prefetch_next(id);
         self.store.reuse(id, RECENT, old_hash, hash, key, value)
+    }
+
+    /// Puts a new entry in the place of the oldest ghost of a list, where every entry weighs 1.
+    #[inline(always)]
+    pub(crate) fn reuse_ghost(
+        &mut self,
+        ghosts: usize,
+        list: usize,
+        hash: u64,
+        key: K,
+        value: V,
+        most: usize,
+    ) -> Id {
+        let Some(id) = self.store.oldest(ghosts) else {
+            return self.push(list, hash, key, value, 1, most);
+        };
+        let old_hash = self.hash_of(id);
+        self.prefetch_next(id);
+        self.leave(id);
+        self.enter(id, list, 1);
+        drop(self.store.reuse_ghost(id, list, old_hash, hash, key, value));
+        id
     }
 
     /// Brings what the next eviction needs, which otherwise waits for one line after the other: the index

@@ -569,6 +569,28 @@ impl<K, V> Store<K, V> {
         (key, unsafe { value.assume_init() })
     }
 
+    /// Puts an entry in the place of a ghost that is forgotten, as the newest of a list.
+    #[inline(always)]
+    pub(crate) fn reuse_ghost(
+        &mut self,
+        id: Id,
+        list: usize,
+        old_hash: u64,
+        hash: u64,
+        key: K,
+        value: V,
+    ) -> K {
+        debug_assert!(!self.is_free(id.0) && list < GHOSTS);
+        self.index.remove(old_hash, id.0);
+        self.index.insert(hash, id.0);
+        self.move_to_front(id, list);
+        let node = self.node_mut(id.0);
+        node.value.write(value);
+        let key = mem::replace(&mut node.key, MaybeUninit::new(key));
+        // SAFETY: a ghost holds a key, which was just replaced.
+        unsafe { key.assume_init() }
+    }
+
     /// Takes out an entry that is on no ghost list.
     #[inline]
     pub(crate) fn remove(&mut self, id: Id, hash: u64) -> (K, V) {

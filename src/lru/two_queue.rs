@@ -112,6 +112,34 @@ impl Rules for TwoQueue {
         }
     }
 
+    #[inline]
+    fn admit<K: Hash + Eq, V, S: BuildHasher, T: Sink<K, V>>(
+        &mut self,
+        core: &mut Core<K, V, S>,
+        hash: u64,
+        key: K,
+        value: V,
+        weight: usize,
+        sink: &mut T,
+    ) -> Id {
+        let most = self.most(core.capacity);
+        // As below, where all weigh 1 and there are as many ghosts as may be: the new entry takes the node
+        // of the ghost that goes for the next one.
+        let recent = core.count(RECENT);
+        if T::PLAIN
+            && core.len() == core.capacity
+            && recent > 0
+            && (recent >= self.recent_limit || core.count(FREQUENT) == 0)
+            && self.ghost_limit > 0
+            && core.count(GHOST_RECENT) == self.ghost_limit
+        {
+            core.evict_to_ghost(RECENT, GHOST_RECENT, Cause::Capacity, sink);
+            return core.reuse_ghost(GHOST_RECENT, RECENT, hash, key, value, most);
+        }
+        self.make_room(core, weight, None, Cause::Capacity, sink);
+        core.push(RECENT, hash, key, value, weight, most)
+    }
+
     fn revive<K: Hash + Eq, V, S: BuildHasher>(
         &mut self,
         core: &mut Core<K, V, S>,
