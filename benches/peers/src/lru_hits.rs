@@ -101,12 +101,11 @@ pub fn hits() -> bool {
     row("zipf 0.9 and scans", 1000, &scan);
     let looped: Vec<_> = (0..count as u64).map(|at| at % 1200).collect();
     row("loop of 1200", 1000, &looped);
-    let mixed: Vec<_> =
-        (0..count as u64)
-            .map(|at| {
-                if at % 2 == 0 { 1 << 32 | at / 2 % 12_000 } else { zipf.next(&mut random) as u64 }
-            })
-            .collect();
+    let mixed: Vec<_> = (0..count as u64)
+        .map(|at| {
+            if at % 2 == 0 { (1 << 32) | (at / 2 % 12_000) } else { zipf.next(&mut random) as u64 }
+        })
+        .collect();
     row("zipf 0.9 and loop", 10_000, &mixed);
     println!("exact to 0.01 points in all of {checked} rows of the real traces: {kept}");
     kept

@@ -114,7 +114,7 @@ pub struct Hashlink<K: Hash + Eq>(hashlink::LruCache<K, u64>);
 peer!(
     Hashlink,
     "hashlink",
-    |n| hashlink::LruCache::new(n),
+    hashlink::LruCache::new,
     |c: &mut hashlink::LruCache<_, u64>, k| c.get(k).copied(),
     |c: &mut hashlink::LruCache<_, u64>, k, v| {
         c.insert(k, v);
@@ -138,7 +138,7 @@ pub struct QuickUnsync<K: Hash + Eq>(quick_cache::unsync::Cache<K, u64>);
 peer!(
     QuickUnsync,
     "quick_cache unsync",
-    |n| quick_cache::unsync::Cache::new(n),
+    quick_cache::unsync::Cache::new,
     |c: &mut quick_cache::unsync::Cache<_, u64>, k| c.get(k).copied(),
     |c: &mut quick_cache::unsync::Cache<_, u64>, k, v| {
         c.insert(k, v);
@@ -150,7 +150,7 @@ pub struct QuickSync<K: Hash + Eq>(quick_cache::sync::Cache<K, u64>);
 peer!(
     QuickSync,
     "quick_cache sync",
-    |n| quick_cache::sync::Cache::new(n),
+    quick_cache::sync::Cache::new,
     |c: &mut quick_cache::sync::Cache<_, u64>, k| c.get(k),
     |c: &mut quick_cache::sync::Cache<_, u64>, k, v| {
         c.insert(k, v);
