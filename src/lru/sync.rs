@@ -172,8 +172,7 @@ impl<K, V, P: Policy + Default> Cache<K, V, P> {
 impl<K, V, P, S> Builder<K, V, P, S> {
     /// The number of shards of [`Builder::build_sync`], rounded up to a power of two; at most 4096.
     ///
-    /// Default: one on up to two processors; else four per processor, and fewer when a shard would have a
-    /// capacity below 256. The capacity is
+    /// Default: four per processor, and fewer when a shard would have a capacity below 256. The capacity is
     /// shared out evenly, so with weights no entry may be heavier than its share.
     pub fn shards(mut self, shards: usize) -> Self {
         self.shards = Some(shards);
@@ -186,11 +185,8 @@ impl<K: Hash + Eq, V, P: Policy, S: BuildHasher + Clone> Builder<K, V, P, S> {
     pub fn build_sync(self) -> Cache<K, V, P, S> {
         let capacity = P::bound(self.capacity);
         let wanted = self.shards.unwrap_or_else(|| {
-            match thread::available_parallelism().map_or(1, usize::from) {
-                // Two threads seldom meet for long, and lines that stay on one core are worth more.
-                1 | 2 => 1,
-                processors => (4 * processors).min(capacity / LEAST),
-            }
+            let processors = thread::available_parallelism().map_or(1, usize::from);
+            (4 * processors).min(capacity / LEAST)
         });
         let count = wanted.clamp(1, MOST_SHARDS).next_power_of_two();
         let shards = (0..count).map(|shard| {
