@@ -190,6 +190,11 @@ pub(crate) fn options<A>(mut server: Serve<A>) -> Serve<A> {
     server.on_ready(move |started| {
         GENERATION.store(started.generation, Ordering::Relaxed);
         println!("ready: {} {}", started.generation, started.addresses.join(" "));
+        let (handle, generation) = (handle.clone(), started.generation);
+        tokio::spawn(async move {
+            handle.active().await;
+            println!("active: {generation}");
+        });
         // It accepts by now, and the master has not heard of it yet.
         std::thread::sleep(pause);
     })
@@ -261,6 +266,8 @@ impl Setup {
     pub(crate) async fn start(self) -> Server {
         let process = self.spawn();
         let ready = process.line("ready: ").await;
+        // From here on the master survives the death of this worker: it has heard that it came up.
+        process.line("active: ").await;
         // The harness of the test program may have begun the line.
         let (_, words) = ready.split_once("ready: ").expect("waited for");
         let addresses = words.split_whitespace().skip(1).map(str::to_owned).collect();
