@@ -187,6 +187,7 @@ pub(crate) fn options<A>(mut server: Serve<A>) -> Serve<A> {
         })
         .on_rollback(async |why| println!("rolled back: {why}"));
     let pause = millis("TEST_HOOK").unwrap_or_default();
+    let handle = server.handle();
     server.on_ready(move |started| {
         GENERATION.store(started.generation, Ordering::Relaxed);
         println!("ready: {} {}", started.generation, started.addresses.join(" "));
@@ -195,7 +196,7 @@ pub(crate) fn options<A>(mut server: Serve<A>) -> Serve<A> {
             handle.active().await;
             println!("active: {generation}");
         });
-        // It accepts by now, and the master has not heard of it yet.
+        // Its sockets are open by now, and the master has not heard of it yet.
         std::thread::sleep(pause);
     })
 }
