@@ -56,6 +56,10 @@ async fn a_worker_that_is_stopped_is_replaced() {
     let server = Setup::new().env("TEST_WATCH", 200).start().await;
     let old = one_worker(&server).await;
     process::signal(old, Signal::SIGSTOP);
+    // A thread of it may run on for a moment.
+    let stat = || fs::read_to_string(format!("/proc/{old}/stat")).unwrap_or_default();
+    until("it is stopped", || stat().rsplit(')').next().is_some_and(|rest| rest.starts_with(" T")))
+        .await;
     assert!(!answered(&server).await.contains("x-generation: 1"));
     assert_ne!(one_worker(&server).await, old);
     assert_eq!(procfs::zombies(server.process.pid()), 0);
