@@ -25,6 +25,7 @@ async fn main() -> std::io::Result<()> {
 }
 
 async fn slow() -> &'static str {
+    println!("a slow request has come in");
     tokio::time::sleep(Duration::from_secs(5)).await;
     "done\n"
 }
