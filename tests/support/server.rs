@@ -210,7 +210,12 @@ impl Setup {
     /// The server is the ignored test function `server` of this test program. No trial, so that a
     /// reload is over when the new worker is ready.
     pub(crate) fn new() -> Self {
-        let program = Program::this_test("server");
+        Self::of(Program::this_test("server"))
+    }
+
+    fn of(program: Program) -> Self {
+        // The text of a backtrace takes a debug build seconds, and so does the death by panic then.
+        let program = program.env("RUST_BACKTRACE", "0");
         Self(program.env("TEST_BIND", "127.0.0.1:0").env("TEST_BAKE", "0"))
     }
 
@@ -251,8 +256,7 @@ impl Setup {
     /// The same, from a copy of the test program, which a deploy may replace.
     pub(crate) fn from_copy(path: &Path) -> Self {
         deploy(path);
-        let program = Program::new(path).args(Program::server_args("server"));
-        Self(program.env("TEST_BIND", "127.0.0.1:0").env("TEST_BAKE", "0"))
+        Self::of(Program::new(path).args(Program::server_args("server")))
     }
 
     pub(crate) fn program(&mut self) -> &mut Program {
