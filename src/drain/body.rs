@@ -15,22 +15,24 @@ pin_project! {
         // Nothing: the answer of a refusal.
         #[pin]
         inner: Option<B>,
-        guard: Option<G>,
+        guard: G,
     }
 }
 
 impl<B, G> ResponseBody<B, G> {
     #[inline]
-    pub(crate) fn new(inner: B, guard: Option<G>) -> Self {
+    pub(crate) fn new(inner: B, guard: G) -> Self {
         Self { inner: Some(inner), guard }
-    }
-
-    pub(crate) fn empty() -> Self {
-        Self { inner: None, guard: None }
     }
 }
 
-impl<B: Body, G> Body for ResponseBody<B, G> {
+impl<B, G: Default> ResponseBody<B, G> {
+    pub(crate) fn empty() -> Self {
+        Self { inner: None, guard: G::default() }
+    }
+}
+
+impl<B: Body, G: Default> Body for ResponseBody<B, G> {
     type Data = B::Data;
     type Error = B::Error;
 
@@ -45,7 +47,7 @@ impl<B: Body, G> Body for ResponseBody<B, G> {
         };
         let frame = ready!(inner.poll_frame(cx));
         if !matches!(frame, Some(Ok(_))) {
-            *this.guard = None;
+            *this.guard = G::default();
         }
         Poll::Ready(frame)
     }
@@ -61,9 +63,9 @@ impl<B: Body, G> Body for ResponseBody<B, G> {
     }
 }
 
-impl<B: Default, G> Default for ResponseBody<B, G> {
+impl<B: Default, G: Default> Default for ResponseBody<B, G> {
     fn default() -> Self {
-        Self::new(B::default(), None)
+        Self::new(B::default(), G::default())
     }
 }
 

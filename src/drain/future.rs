@@ -2,6 +2,7 @@ use std::{
     fmt,
     future::Future,
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll, ready},
 };
 
@@ -12,7 +13,7 @@ use http::{
 use http_body::Body;
 use pin_project_lite::pin_project;
 
-use super::{InFlight, ResponseBody};
+use super::{InFlight, ResponseBody, layer::Options};
 
 pin_project! {
     /// The response future of [`Graceful`](super::Graceful).
@@ -26,19 +27,19 @@ pin_project! {
 pin_project! {
     #[project = StateProj]
     enum State<F> {
-        Called { #[pin] future: F, guard: Option<InFlight> },
-        Refused { retry_after: Option<HeaderValue>, version: Version },
+        Called { #[pin] future: F, guard: InFlight },
+        Refused { options: Arc<Options>, version: Version },
     }
 }
 
 impl<F> ResponseFuture<F> {
     #[inline]
-    pub(super) fn new(future: F, guard: Option<InFlight>) -> Self {
+    pub(super) fn new(future: F, guard: InFlight) -> Self {
         Self { state: State::Called { future, guard } }
     }
 
-    pub(super) fn refused(retry_after: HeaderValue, version: Version) -> Self {
-        Self { state: State::Refused { retry_after: Some(retry_after), version } }
+    pub(super) fn refused(options: Arc<Options>, version: Version) -> Self {
+        Self { state: State::Refused { options, version } }
     }
 }
 
@@ -54,15 +55,15 @@ where
         match self.project().state.project() {
             StateProj::Called { future, guard } => {
                 let response = ready!(future.poll(cx))?;
-                let guard = guard.take();
+                let guard = std::mem::take(guard);
                 Poll::Ready(Ok(response.map(|body| ResponseBody::new(body, guard))))
             }
-            StateProj::Refused { retry_after, version } => {
+            StateProj::Refused { options, version } => {
                 let mut response = Response::new(ResponseBody::empty());
                 *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
                 let headers = response.headers_mut();
-                if let Some(retry_after) = retry_after.take() {
-                    headers.insert(RETRY_AFTER, retry_after);
+                if let Some(retry_after) = &options.refuse {
+                    headers.insert(RETRY_AFTER, retry_after.clone());
                 }
                 // HTTP/2 has no such field (RFC 9113, section 8.2.2); it ends by GOAWAY.
                 if *version <= Version::HTTP_11 {

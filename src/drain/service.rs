@@ -8,10 +8,7 @@ use http::{Method, Request, Response, header::UPGRADE};
 use http_body::Body;
 use tower_service::Service;
 
-use super::{
-    Drain, DrainGuard, InFlightEvent, ResponseBody, ResponseFuture,
-    layer::{Hook, Options},
-};
+use super::{Drain, DrainGuard, InFlightEvent, ResponseBody, ResponseFuture, layer::Options};
 
 /// The service that [`GracefulLayer`](super::GracefulLayer) makes.
 #[derive(Clone, Debug)]
@@ -36,22 +33,20 @@ where
     }
 
     #[inline]
-    fn call(&mut self, mut request: Request<ReqBody>) -> Self::Future {
+    fn call(&mut self, request: Request<ReqBody>) -> Self::Future {
         // A server that counts this request has left its own drain here.
         let counted = request.extensions().get::<Drain>();
         let stopping = counted.unwrap_or(&self.drain).is_stopping();
-        if stopping && let Some(retry_after) = self.refusal(&request) {
-            if let Some(hook) = &self.options.hook {
-                hook(InFlightEvent::Refused);
-            }
-            return ResponseFuture::refused(retry_after, request.version());
+        if stopping && self.refuses(&request) {
+            return ResponseFuture::refused(self.options.clone(), request.version());
         }
         let guard = counted.is_none().then(|| self.drain.guard());
-        // Such a connection outlives its request; its handler needs the drain to keep it counted.
-        if guard.is_some() && may_upgrade(&request) {
-            request.extensions_mut().insert(self.drain.clone());
+        let is_counted_here = guard.is_some();
+        let guard = InFlight::start(guard, &self.options);
+        if is_counted_here && may_upgrade(&request) {
+            let request = self.with_drain(request);
+            return ResponseFuture::new(self.inner.call(request), guard);
         }
-        let guard = InFlight::start(guard, self.options.hook.as_ref());
         ResponseFuture::new(self.inner.call(request), guard)
     }
 }
@@ -64,30 +59,43 @@ fn may_upgrade<B>(request: &Request<B>) -> bool {
 }
 
 impl<S> Graceful<S> {
+    /// Such a connection outlives its request; its handler needs the drain to keep it counted.
     #[cold]
-    fn refusal<B>(&self, request: &Request<B>) -> Option<http::HeaderValue> {
-        let retry_after = self.options.refuse.as_ref()?;
+    fn with_drain<B>(&self, mut request: Request<B>) -> Request<B> {
+        request.extensions_mut().insert(self.drain.clone());
+        request
+    }
+
+    #[cold]
+    fn refuses<B>(&self, request: &Request<B>) -> bool {
         let path = request.uri().path();
         let exempt = self.options.exempt.iter().any(|exempt| **exempt == *path);
-        (!exempt).then(|| retry_after.clone())
+        let refuses = self.options.refuse.is_some() && !exempt;
+        if refuses && let Some(hook) = &self.options.hook {
+            hook(InFlightEvent::Refused);
+        }
+        refuses
     }
 }
 
 /// One request in flight, from the call to the end of its response body.
+/// The default is none.
+#[derive(Default)]
 #[must_use = "dropping it says that the request has ended"]
 pub struct InFlight {
     guard: Option<DrainGuard>,
-    hook: Option<Hook>,
+    /// Where it has a hook: thinner than that, as it moves along with each response.
+    options: Option<Arc<Options>>,
 }
 
 impl InFlight {
-    /// `None` where nobody counts and nobody listens.
     #[inline]
-    fn start(guard: Option<DrainGuard>, hook: Option<&Hook>) -> Option<Self> {
-        if let Some(hook) = hook {
+    fn start(guard: Option<DrainGuard>, options: &Arc<Options>) -> Self {
+        let options = options.hook.as_ref().map(|hook| {
             hook(InFlightEvent::Started);
-        }
-        (guard.is_some() || hook.is_some()).then(|| Self { guard, hook: hook.cloned() })
+            options.clone()
+        });
+        Self { guard, options }
     }
 }
 
@@ -95,7 +103,7 @@ impl Drop for InFlight {
     #[inline]
     fn drop(&mut self) {
         self.guard = None;
-        if let Some(hook) = &self.hook {
+        if let Some(hook) = self.options.as_ref().and_then(|options| options.hook.as_ref()) {
             hook(InFlightEvent::Finished);
         }
     }

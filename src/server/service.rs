@@ -41,7 +41,7 @@ where
     S: Service<Request<Body>, Response = Response<B>> + Clone,
     S::Error: Into<BoxError>,
 {
-    type Response = Response<ResponseBody<B, RequestGuard>>;
+    type Response = Response<ResponseBody<B, Option<RequestGuard>>>;
     type Error = Infallible;
     type Future = ResponseFuture<S>;
 
@@ -109,7 +109,7 @@ where
     S: Service<Request<Body>, Response = Response<B>>,
     S::Error: Into<BoxError>,
 {
-    type Output = Result<Response<ResponseBody<B, RequestGuard>>, Infallible>;
+    type Output = Result<Response<ResponseBody<B, Option<RequestGuard>>>, Infallible>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut TaskContext<'_>) -> Poll<Self::Output> {
         const ONCE: &str = "it is taken once, with the state";
@@ -143,7 +143,7 @@ where
 }
 
 #[cold]
-fn failure<B>(error: &BoxError) -> Response<ResponseBody<B, RequestGuard>> {
+fn failure<B>(error: &BoxError) -> Response<ResponseBody<B, Option<RequestGuard>>> {
     tracing::error!(%error, "the application failed to answer");
     let mut response = Response::new(ResponseBody::empty());
     *response.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
