@@ -175,24 +175,36 @@ pub(crate) struct LastWords(OwnedFd);
 impl LastWords {
     /// Sends the message if there is room for it; does not wait.
     pub(crate) fn send<T: Serialize>(&self, message: &T) {
-        if let Ok(frame) = frame(message, 0) {
+        if let Ok(frame) = Frame::new(message, 0) {
             // One call, so that it does not mix with what the writer sends. Nobody is left to tell
             // when it fails.
-            let _ = send(self.0.as_fd(), &frame, &[]);
+            let _ = send(self.0.as_fd(), &frame.bytes, &[]);
         }
     }
 }
 
-fn frame<T: Serialize>(message: &T, fds: usize) -> io::Result<Vec<u8>> {
-    let mut frame = vec![0; HEAD];
-    serde_json::to_writer(&mut frame, message)?;
-    let length = frame.len() - HEAD;
-    if length > MAX_FRAME || fds > MAX_FDS {
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, "the message is too large"));
+/// A message on its way.
+#[derive(Debug)]
+pub(crate) struct Frame {
+    bytes: Vec<u8>,
+    sent: usize,
+}
+
+impl Frame {
+    /// # Errors
+    ///
+    /// When the message is too large, or there are too many descriptors.
+    pub(crate) fn new<T: Serialize>(message: &T, fds: usize) -> io::Result<Self> {
+        let mut bytes = vec![0; HEAD];
+        serde_json::to_writer(&mut bytes, message)?;
+        let length = bytes.len() - HEAD;
+        if length > MAX_FRAME || fds > MAX_FDS {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "the message is too large"));
+        }
+        bytes[..4].copy_from_slice(&(length as u32).to_be_bytes());
+        bytes[4..HEAD].copy_from_slice(&(fds as u32).to_be_bytes());
+        Ok(Self { bytes, sent: 0 })
     }
-    frame[..4].copy_from_slice(&(length as u32).to_be_bytes());
-    frame[4..HEAD].copy_from_slice(&(fds as u32).to_be_bytes());
-    Ok(frame)
 }
 
 impl Writer {
@@ -202,33 +214,45 @@ impl Writer {
 
     /// Sends a message and copies of the descriptors.
     ///
+    /// Waits as long as the other end does not read. Who is also the reader of that end's messages must
+    /// go on reading meanwhile, or both may wait for ever: see [`progress`](Self::progress).
+    ///
     /// Not cancel safe: a frame that is half sent garbles the wire.
     pub(crate) async fn send<T: Serialize>(
         &mut self,
         message: &T,
         fds: &[BorrowedFd<'_>],
     ) -> io::Result<()> {
-        let frame = frame(message, fds.len())?;
-        let numbers: Vec<RawFd> = fds.iter().map(AsRawFd::as_raw_fd).collect();
+        self.progress(&mut Frame::new(message, fds.len())?, fds).await
+    }
 
-        let mut sent = 0;
-        while sent < frame.len() {
+    /// Sends what is left of a frame. The descriptors are those that it was made for.
+    ///
+    /// # Cancel safety
+    ///
+    /// The frame knows how much of it is sent; nothing else may be sent before its end.
+    pub(crate) async fn progress(
+        &mut self,
+        frame: &mut Frame,
+        fds: &[BorrowedFd<'_>],
+    ) -> io::Result<()> {
+        while let Some(rest) = frame.bytes.get(frame.sent..).filter(|rest| !rest.is_empty()) {
             self.stream.writable().await?;
             // They go with the first byte, so they are there when the frame is complete.
-            let fds: &[RawFd] = if sent == 0 { &numbers } else { &[] };
+            let fds = if frame.sent == 0 { fds } else { &[] };
             let socket = self.stream.as_fd();
-            let rest = &frame[sent..];
             match self.stream.try_io(Interest::WRITABLE, || send(socket, rest, fds)) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                result => sent += result?,
+                result => frame.sent += result?,
             }
         }
         Ok(())
     }
 }
 
-fn send(socket: BorrowedFd<'_>, bytes: &[u8], fds: &[RawFd]) -> io::Result<usize> {
-    let rights = [ControlMessage::ScmRights(fds)];
+fn send(socket: BorrowedFd<'_>, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<usize> {
+    let fds: Vec<RawFd> = fds.iter().map(AsRawFd::as_raw_fd).collect();
+    let rights = [ControlMessage::ScmRights(&fds)];
     let control: &[ControlMessage<'_>] = if fds.is_empty() { &[] } else { &rights };
     #[cfg(target_os = "linux")]
     let flags = MsgFlags::MSG_NOSIGNAL;

@@ -14,6 +14,7 @@
 use std::{
     collections::HashMap,
     io,
+    ops::Range,
     os::fd::{AsFd, OwnedFd},
     sync::Arc,
 };
@@ -25,7 +26,10 @@ use tokio::sync::{mpsc, oneshot};
 use super::{Accepted, App, Context};
 use crate::{
     listener::Stream,
-    process::{fd::headroom, wire},
+    process::{
+        fd::headroom,
+        wire::{self, Frame, Writer},
+    },
 };
 
 /// Connections in one frame.
@@ -35,6 +39,9 @@ const BATCH: usize = 64;
 const WINDOW: usize = 512;
 /// A connection with more bytes read than this is better served here.
 const MAX_BYTES: usize = 64 * 1024;
+/// No further connection is put into a frame with so many bytes: with the last one, and each byte as the six
+/// characters that JSON may need for it, that is still less than a frame may hold.
+const BATCH_BYTES: usize = 64 * 1024;
 
 /// What the giver says.
 #[derive(Debug, Serialize, Deserialize)]
@@ -116,70 +123,111 @@ async fn give_through(
     gifts: &mut mpsc::UnboundedReceiver<Gift>,
 ) -> io::Result<()> {
     let (mut reader, mut writer) = wire::open(fd)?;
-    let mut room = match reader.receive::<Take>().await? {
+    let room = match reader.receive::<Take>().await? {
         Some((Take::Grant { connections }, _)) => connections,
         _ => return Ok(()),
     };
     // Only now: before, a connection that was taken apart might have waited for nothing.
     context.hand_over_open(queue);
 
-    let mut sent: HashMap<u64, Gift> = HashMap::new();
-    let mut next = 0;
-    let mut batch = Vec::new();
-    let mut writable = true;
+    let mut out = Out { room, ..Out::default() };
+    let mut is_open = true;
     loop {
+        // Read and written at once: a taker that waits for room for its answers reads nothing either.
         tokio::select! {
             biased;
             answer = reader.receive::<Take>() => match answer {
                 Ok(Some((Take::Answer { taken, refused }, _))) => {
-                    taken.iter().filter_map(|id| sent.remove(id)).for_each(Gift::taken);
-                    refused.iter().filter_map(|id| sent.remove(id)).for_each(Gift::come_back);
+                    taken.iter().filter_map(|id| out.sent.remove(id)).for_each(Gift::taken);
+                    refused.iter().filter_map(|id| out.sent.remove(id)).for_each(Gift::come_back);
                 }
                 Ok(Some(_)) => {}
                 // The end of the stream comes after the last answer, and is the end of the taker.
                 Ok(None) => {
-                    sent.into_values().for_each(Gift::come_back);
+                    out.come_back();
                     return Ok(());
                 }
                 // A taker that talks nonsense may still read: what it has been sent is closed here.
                 Err(error) => return Err(error),
             },
-            count = gifts.recv_many(&mut batch, BATCH), if writable && sent.len() < WINDOW => {
-                if count == 0 {
-                    return Ok(());
+            result = out.progress(&mut writer), if out.frame.is_some() => {
+                let frame = out.frame.take();
+                if let Err(error) = result {
+                    tracing::debug!(%error, "cannot send to the successor");
+                    // It acts on whole frames only, and there will be no other.
+                    let (_, ids) = frame.expect("this was it");
+                    ids.filter_map(|id| out.sent.remove(&id)).for_each(Gift::come_back);
+                    is_open = false;
+                    context.hand_over_ended();
+                    gifts.close();
                 }
-                let (go, stay): (Vec<_>, Vec<_>) = batch
-                    .drain(..)
-                    .enumerate()
-                    .partition(|(at, gift)| *at < room && gift.bytes.len() <= MAX_BYTES);
-                stay.into_iter().for_each(|(_, gift)| gift.come_back());
-                room -= go.len();
-                let first = next;
-                let connections: Vec<_> = go
-                    .iter()
-                    .zip(first..)
-                    .map(|((_, gift), id)| Moved {
-                        id,
-                        listener: gift.listener.to_string(),
-                        begun: gift.begun,
-                        bytes: gift.bytes.iter().map(|byte| char::from(*byte)).collect(),
-                    })
-                    .collect();
-                if connections.is_empty() {
-                    continue;
-                }
-                next += go.len() as u64;
-                let fds: Vec<_> = go.iter().map(|(_, gift)| gift.stream.as_fd()).collect();
-                let frame = Give::Connections { connections };
-                if let Err(error) = writer.send(&frame, &fds).await {
-                    // The answers that are on the wire still count; then comes its end.
-                    tracing::debug!(%error, "the successor no longer reads");
-                    writable = false;
-                }
-                drop(fds);
-                sent.extend((first..).zip(go.into_iter().map(|(_, gift)| gift)));
+            }
+            gift = gifts.recv(), if is_open && out.frame.is_none() && out.sent.len() < WINDOW => {
+                let Some(gift) = gift else { return Ok(()) };
+                out.send(gift, gifts)?;
             }
         }
+        if !is_open && out.sent.is_empty() {
+            return Ok(());
+        }
+    }
+}
+
+/// What is on its way to the taker.
+#[derive(Default)]
+struct Out {
+    /// How many more connections the taker has room for.
+    room: usize,
+    next: u64,
+    /// By id, until answered.
+    sent: HashMap<u64, Gift>,
+    /// The frame that is being written, and the ids in it.
+    frame: Option<(Frame, Range<u64>)>,
+}
+
+impl Out {
+    /// Makes the next frame, of this connection and of those that wait behind it. What cannot go comes back.
+    fn send(&mut self, gift: Gift, gifts: &mut mpsc::UnboundedReceiver<Gift>) -> io::Result<()> {
+        let first = self.next;
+        let (mut connections, mut bytes) = (Vec::new(), 0);
+        let mut gift = Some(gift);
+        while let Some(this) = gift {
+            if self.room > 0 && this.bytes.len() <= MAX_BYTES {
+                bytes += this.bytes.len();
+                connections.push(Moved {
+                    id: self.next,
+                    listener: this.listener.to_string(),
+                    begun: this.begun,
+                    bytes: this.bytes.iter().map(|byte| char::from(*byte)).collect(),
+                });
+                self.sent.insert(self.next, this);
+                self.room -= 1;
+                self.next += 1;
+            } else {
+                this.come_back();
+            }
+            let is_full = connections.len() == BATCH || bytes >= BATCH_BYTES;
+            gift = if is_full { None } else { gifts.try_recv().ok() };
+        }
+        if !connections.is_empty() {
+            let count = connections.len();
+            let frame = Frame::new(&Give::Connections { connections }, count)?;
+            self.frame = Some((frame, first..self.next));
+        }
+        Ok(())
+    }
+
+    /// Writes what is left of the frame. Cancel safe.
+    async fn progress(&mut self, writer: &mut Writer) -> io::Result<()> {
+        let Some((frame, ids)) = &mut self.frame else { return Ok(()) };
+        // One that is missing was answered for before it was sent: that taker gets a frame it cannot read.
+        let gifts = ids.clone().filter_map(|id| self.sent.get(&id));
+        let fds: Vec<_> = gifts.map(|gift| gift.stream.as_fd()).collect();
+        writer.progress(frame, &fds).await
+    }
+
+    fn come_back(&mut self) {
+        self.sent.drain().for_each(|(_, gift)| gift.come_back());
     }
 }
 

@@ -24,9 +24,12 @@ type Answer = oneshot::Receiver<Option<(Stream, Bytes)>>;
 
 impl Giver {
     async fn start(room: usize) -> Self {
+        Self::start_on(wire::pair().unwrap(), room).await
+    }
+
+    async fn start_on((ours, theirs): (OwnedFd, OwnedFd), room: usize) -> Self {
         let context = Context::new(Handle::new().0, Limits::default());
         context.drain(std::time::Duration::from_secs(60), true, HandOver::Soon);
-        let (ours, theirs) = wire::pair().unwrap();
         let (reader, mut writer) = wire::open(ours).unwrap();
         let task = tokio::spawn(give(theirs, context.clone()));
         writer.send(&Take::Grant { connections: room }, &[]).await.unwrap();
@@ -114,6 +117,54 @@ async fn a_connection_with_too_many_bytes_stays() {
     let giver = Giver::start(1).await;
     let (client, answer) = giver.give(&[b'x'; MAX_BYTES + 1]).await;
     works(client, answer.await.unwrap()).await;
+}
+
+#[tokio::test]
+async fn many_connections_with_many_bytes_all_move() {
+    // The longest that a byte can become.
+    const BYTES: &[u8] = &[1; MAX_BYTES];
+    let mut giver = Giver::start(100).await;
+    let mut given = Vec::new();
+    for _ in 0..20 {
+        given.push(giver.give(BYTES).await);
+    }
+    for (moved, _fd) in giver.receive(20).await {
+        assert_eq!(moved.bytes.len(), MAX_BYTES);
+        giver.answer(&[moved.id], &[]).await;
+    }
+    for (_client, answer) in given {
+        assert!(answer.await.unwrap().is_none());
+    }
+}
+
+/// Found by a million hand-overs: both waited for the other to read.
+#[tokio::test]
+async fn a_taker_that_waits_to_answer_does_not_stop_the_giver() {
+    const CONNECTIONS: usize = 300;
+    let (ours, theirs) = wire::pair().unwrap();
+    for fd in [&ours, &theirs] {
+        // As little as the kernel allows, so that neither can write much ahead.
+        socket2::SockRef::from(fd).set_send_buffer_size(1).unwrap();
+    }
+    let mut giver = Giver::start_on((ours, theirs), CONNECTIONS).await;
+    let mut given = Vec::new();
+    for _ in 0..CONNECTIONS {
+        given.push(giver.give(b"").await);
+    }
+    let taking = async {
+        let mut count = 0;
+        while count < CONNECTIONS {
+            // It reads on only when each answer is written, as `take` does.
+            for (moved, _fd) in giver.receive(1).await {
+                giver.answer(&[moved.id], &[]).await;
+                count += 1;
+            }
+        }
+    };
+    tokio::time::timeout(std::time::Duration::from_secs(60), taking).await.expect("it goes on");
+    for (_client, answer) in given {
+        assert!(answer.await.unwrap().is_none());
+    }
 }
 
 #[tokio::test]
