@@ -363,6 +363,19 @@ impl<A> Serve<A> {
         self
     }
 
+    /// Runs `check` in a new worker, again and again during the trial of [`bake_time`](Self::bake_time):
+    /// an error, or no answer before its end, and the old worker goes on. For what no request shows, such
+    /// as a connection to a database. May be called several times. Default: none.
+    pub fn health_check_with<F, Fut, E>(mut self, check: F) -> Self
+    where
+        F: Fn() -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<(), E>> + Send + 'static,
+        E: Into<BoxError>,
+    {
+        self.options.own_checks.push(orchestrator::health_check(check));
+        self
+    }
+
     /// Runs `hook` in the master before a signal is obeyed.
     pub fn before_signal<F, Fut>(mut self, hook: F) -> Self
     where

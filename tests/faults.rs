@@ -16,7 +16,8 @@ use support::http::{GET, answer, connect, send};
 use support::load::{Kind, Load};
 use support::process;
 use support::procfs;
-use support::server::{Server, Setup, deploy};
+use support::server::{Setup, deploy};
+use support::until;
 
 #[test]
 #[ignore = "the server that the tests start"]
@@ -105,6 +106,16 @@ const CASES: &[Case] = &[
         why: "with 500",
     },
     Case {
+        name: "does not answer the health check",
+        break_it: |path| fault(path, "mute"),
+        why: "was not answered in time",
+    },
+    Case {
+        name: "fails its own health check",
+        break_it: |path| fault(path, "ill"),
+        why: "the database is gone",
+    },
+    Case {
         name: "closes the wire",
         break_it: |path| script(path, &format!("{ON_THE_WIRE}exec {{fd}}>&-\nexec sleep 1000\n")),
         why: "closed its wire",
@@ -186,16 +197,11 @@ async fn survives(case: &Case) -> String {
     for why in &reasons {
         assert!(why.contains(case.why), "{}: {why}", case.name);
     }
-    one_worker(&server).await;
+    server.one_worker().await;
     assert_eq!(procfs::zombies(master), 0, "{}", case.name);
     // Two binaries are pinned that were not, and a wire of its own for each; what the master opens to
     // become the new binary is closed again.
-    let since = Instant::now();
-    while procfs::descriptors(master) > before + 3 {
-        let now = procfs::descriptors(master);
-        assert!(since.elapsed() < Duration::from_secs(30), "{}: {before}, now {now}", case.name);
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    until(case.name, || procfs::descriptors(master) <= before + 3).await;
     server.process.signal(Signal::SIGTERM);
     let status = server.process.exit(Duration::from_secs(30)).await;
     assert!(status.success(), "{}: {status}", case.name);
@@ -206,14 +212,6 @@ async fn survives(case: &Case) -> String {
         report.lost(),
         reasons[0]
     )
-}
-
-async fn one_worker(server: &Server) {
-    let since = Instant::now();
-    while procfs::children(server.process.pid()).len() > 1 {
-        assert!(since.elapsed() < Duration::from_secs(30), "the old worker stays");
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -298,7 +296,7 @@ async fn the_master_becomes_the_new_binary_and_nobody_notices() {
     let report = load.stop().await;
     assert_eq!(report.lost(), 0, "{report}");
     assert_eq!(report.of(Kind::KeepAlive).reconnects, 0, "{report}");
-    one_worker(&server).await;
+    server.one_worker().await;
     let worker = procfs::workers(master)[0];
     process::signal(worker, Signal::SIGKILL);
     server.generation(8).await;
@@ -344,7 +342,7 @@ async fn a_rollback_runs_the_binary_before() {
     send(&mut client, "POST /rollback HTTP/1.1\r\nhost: x\r\ncontent-length: 0\r\n\r\n").await;
     assert!(answer(&mut client).await.ends_with("true"));
     server.process.line("reloaded: 3").await;
-    one_worker(&server).await;
+    server.one_worker().await;
     use std::os::unix::fs::MetadataExt;
     let now = fs::metadata(format!("/proc/{}/exe", procfs::workers(master)[0])).expect("exe");
     assert_eq!((now.dev(), now.ino()), (first.dev(), first.ino()), "the first binary again");

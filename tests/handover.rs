@@ -10,7 +10,6 @@ use tokio::net::UnixStream;
 
 use support::http::{GET, answer, connect, expect_end, send};
 use support::load::{Kind, Load};
-use support::procfs;
 use support::server::{Server, Setup};
 
 #[test]
@@ -53,15 +52,6 @@ async fn no_keep_alive_client_ever_connects_again() {
     }
 }
 
-/// Waits until the old worker has left.
-async fn only_one_worker(server: &Server) {
-    let since = Instant::now();
-    while procfs::children(server.process.pid()).len() > 1 {
-        assert!(since.elapsed() < Duration::from_secs(10), "the old worker stays");
-        tokio::time::sleep(Duration::from_millis(2)).await;
-    }
-}
-
 fn generation(answer: &str) -> &str {
     let line = answer.lines().find_map(|line| line.strip_prefix("x-generation: "));
     line.expect("the header of the test app")
@@ -97,7 +87,7 @@ async fn every_state_of_a_connection_moves() {
         assert_eq!(generation(&text), "1", "what has begun ends where it began");
         assert!(!text.contains("connection: close"), "{text}");
     }
-    only_one_worker(&server).await;
+    server.one_worker().await;
     send(&mut fresh, GET).await;
     send(&mut partial, "st: x\r\n\r\n").await;
     send(&mut second, "st: x\r\n\r\n").await;
@@ -163,7 +153,7 @@ async fn a_connection_knows_its_peer_and_its_listener_after_the_move() {
         assert!(text.ends_with(&format!("unix {}", std::process::id())), "{text}");
         if expected != "3" {
             reload(&server, expected.parse::<u64>().expect("a number") + 1).await;
-            only_one_worker(&server).await;
+            server.one_worker().await;
         }
     }
 }
@@ -239,7 +229,7 @@ async fn five_thousand_idle_connections_move_in_half_a_second() {
     }
     reload(&server, 2).await;
     let since = Instant::now();
-    only_one_worker(&server).await;
+    server.one_worker().await;
     let took = since.elapsed();
     println!("{CONNECTIONS} connections moved, and the old worker left, in {took:?}");
     for stream in &mut streams {

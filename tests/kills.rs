@@ -6,7 +6,7 @@ mod support;
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
@@ -15,6 +15,7 @@ use support::load::{Kind, Load};
 use support::process;
 use support::procfs;
 use support::server::{Server, Setup};
+use support::until;
 
 #[test]
 #[ignore = "the server that the tests start"]
@@ -23,19 +24,6 @@ fn server() {
 }
 
 const LONG: Duration = Duration::from_secs(30);
-
-async fn until(what: &str, mut is_so: impl FnMut() -> bool) {
-    let since = Instant::now();
-    while !is_so() {
-        assert!(since.elapsed() < LONG, "still not: {what}");
-        tokio::time::sleep(Duration::from_millis(2)).await;
-    }
-}
-
-async fn one_worker(server: &Server) -> u32 {
-    until("one worker", || procfs::children(server.process.pid()).len() == 1).await;
-    procfs::workers(server.process.pid())[0]
-}
 
 async fn stop(server: &Server) {
     server.process.signal(Signal::SIGTERM);
@@ -53,15 +41,21 @@ async fn answered(server: &Server) -> String {
 
 #[tokio::test]
 async fn a_worker_that_is_stopped_is_replaced() {
-    let server = Setup::new().env("TEST_WATCH", 200).start().await;
-    let old = one_worker(&server).await;
+    let server = Setup::new().env("TEST_WATCH", 200).env("TEST_LOG", 1).start().await;
+    let old = server.one_worker().await;
     process::signal(old, Signal::SIGSTOP);
     // A thread of it may run on for a moment.
     let stat = || fs::read_to_string(format!("/proc/{old}/stat")).unwrap_or_default();
     until("it is stopped", || stat().rsplit(')').next().is_some_and(|rest| rest.starts_with(" T")))
         .await;
     assert!(!answered(&server).await.contains("x-generation: 1"));
-    assert_ne!(one_worker(&server).await, old);
+    let evidence = server.process.any_line("a worker hangs").await;
+    for part in
+        ["generation=1", "not answered for 1s", &format!("\"pid\":{old}"), "\"idle\":", "\"age\":"]
+    {
+        assert!(evidence.contains(part), "{part} is not in {evidence}");
+    }
+    assert_ne!(server.one_worker().await, old);
     assert_eq!(procfs::zombies(server.process.pid()), 0);
     stop(&server).await;
 }
@@ -89,7 +83,7 @@ async fn workers_killed_at_any_moment_of_a_reload_are_replaced() {
     let master = server.process.pid();
     let mut victims = 0;
     for delay in [0, 2, 5, 10, 20, 50, 100, 150, 200, 250, 300] {
-        one_worker(&server).await;
+        server.one_worker().await;
         let before: BTreeSet<_> = procfs::workers(master).into_iter().collect();
         server.process.signal(Signal::SIGHUP);
         until("a second worker", || procfs::workers(master).len() > 1).await;
@@ -103,7 +97,7 @@ async fn workers_killed_at_any_moment_of_a_reload_are_replaced() {
         assert!(answered(&server).await.starts_with("HTTP/1.1 200"));
     }
     assert!(victims >= 8, "{victims} victims");
-    one_worker(&server).await;
+    server.one_worker().await;
     assert_eq!(procfs::zombies(master), 0);
     stop(&server).await;
 }
@@ -183,7 +177,7 @@ async fn a_crash_loop_ends_the_master_and_says_why() {
     let server =
         Setup::new().env("TEST_FAULT", fault.display()).env("TEST_RESTARTS", 3).start().await;
     fs::write(&fault, "die 0").expect("write the fault");
-    process::signal(one_worker(&server).await, Signal::SIGKILL);
+    process::signal(server.one_worker().await, Signal::SIGKILL);
     let status = server.process.exit(LONG).await;
     assert_eq!(status.code(), Some(1));
     let line = server.process.line("Error: the worker failed: ").await;
@@ -208,13 +202,13 @@ async fn two_hundred_reloads_leave_the_master_as_it_was() {
     let reloads = if cfg!(debug_assertions) { 100 } else { 200 };
     let server = Setup::new().start().await;
     let master = server.process.pid();
-    let first = environment(one_worker(&server).await);
+    let first = environment(server.one_worker().await);
     let mut next = 2;
     let mut reload = async |server: &Server| {
         server.process.signal(Signal::SIGHUP);
         server.process.line(&format!("reloaded: {next} ")).await;
         next += 1;
-        one_worker(server).await
+        server.one_worker().await
     };
     // The first ones fill what is filled once, such as the allocator's pools.
     for _ in 0..10 {

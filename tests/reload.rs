@@ -10,14 +10,13 @@ use nix::sys::signal::Signal;
 use support::load::{Kind, Load, Running};
 use support::procfs;
 use support::server::{Server, Setup};
+use support::until;
 
 #[test]
 #[ignore = "the server that the tests start"]
 fn server() {
     support::server::serve();
 }
-
-const LONG: Duration = Duration::from_secs(60);
 
 /// Every kind of client at once, a hundred and more of them.
 fn load(server: &Server) -> Running {
@@ -29,16 +28,6 @@ fn load(server: &Server) -> Running {
         .uploads(8)
         .h2(8)
         .start()
-}
-
-/// Waits until something holds that the kernel tells only to those who ask.
-async fn until(what: &str, holds: impl Fn() -> bool) {
-    let waiting = async {
-        while !holds() {
-            tokio::time::sleep(Duration::from_millis(2)).await;
-        }
-    };
-    assert!(tokio::time::timeout(LONG, waiting).await.is_ok(), "waited a minute for {what}");
 }
 
 /// Waits until no old worker is left, and each kind of client has been answered since.

@@ -19,7 +19,6 @@ use nix::sys::signal::Signal;
 
 use support::certificates::Certificate;
 use support::load::{Kind, Load};
-use support::procfs;
 use support::server::{Server, Setup};
 
 #[test]
@@ -55,15 +54,6 @@ async fn reload(server: &Server, load: &support::load::Running, generation: u64)
     load.further(Kind::KeepAlive, 400).await;
 }
 
-/// Waits until each old worker has left and was waited for.
-async fn one_worker(server: &Server) {
-    let since = Instant::now();
-    while procfs::children(server.process.pid()).len() > 1 {
-        assert!(since.elapsed() < Duration::from_secs(60), "an old worker stays");
-        tokio::time::sleep(Duration::from_millis(2)).await;
-    }
-}
-
 #[tokio::test]
 #[ignore = "takes minutes"]
 async fn every_kind_of_client_through_every_reload() {
@@ -90,7 +80,7 @@ async fn every_kind_of_client_through_every_reload() {
     }
     assert_eq!(report.of(Kind::KeepAlive).connects, 200, "{report}");
     // The last old worker may still be on its way out; none is forgotten.
-    one_worker(&server).await;
+    server.one_worker().await;
 }
 
 #[tokio::test]
@@ -106,7 +96,7 @@ async fn a_million_connections_are_handed_over() {
     load.further(Kind::KeepAlive, CLIENTS as u64).await;
     for generation in 2..2 + reloads() {
         reload(&server, &load, generation).await;
-        one_worker(&server).await;
+        server.one_worker().await;
     }
     let report = load.stop().await;
     let moved = CLIENTS as u64 * reloads();

@@ -19,6 +19,7 @@ use tokio::net::{TcpStream, UnixStream};
 use support::notify::{Message, Notify};
 use support::process::{self, Process, Program};
 use support::server::{Server, Setup, deploy};
+use support::until;
 use support::{app, procfs, skip};
 
 const LONG: Duration = Duration::from_secs(10);
@@ -74,15 +75,6 @@ async fn ask(mut stream: impl AsyncRead + AsyncWrite + Unpin, path: &str) -> Str
 async fn stopped(process: &Process) {
     let status = process.exit(LONG).await;
     assert!(status.success(), "{status}: {:?}", process.lines());
-}
-
-/// Waits until something holds of processes, which nobody tells of.
-async fn until(what: &str, holds: impl Fn() -> bool) {
-    let since = Instant::now();
-    while !holds() {
-        assert!(since.elapsed() < LONG, "{what}");
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
 }
 
 fn expect_extension(message: &Message, seconds: u64) {

@@ -22,7 +22,6 @@ use tokio_rustls::rustls::ClientConfig;
 
 use support::certificates::Certificate;
 use support::load::{Kind, Load};
-use support::procfs;
 use support::raw::Raw;
 use support::server::Setup;
 
@@ -373,6 +372,5 @@ async fn reloads_lose_no_request_under_load() {
     assert_eq!((account.idle_closed, account.unavailable), (0, 0), "{report}");
     assert_eq!(account.announced, account.reconnects, "{report}");
     eprintln!("{report}");
-    until(async || procfs::workers(server.process.pid()).len() == 1).await;
-    assert_eq!(procfs::zombies(server.process.pid()), 0);
+    server.one_worker().await;
 }

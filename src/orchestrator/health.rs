@@ -1,6 +1,11 @@
+//! Whether a worker on trial is well: asked by the master over HTTP, and by the worker of itself.
+
 use std::{
+    future::Future,
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    pin::Pin,
+    sync::Arc,
     time::Duration,
 };
 
@@ -10,36 +15,83 @@ use tokio::{
     time::{Instant, sleep_until, timeout_at},
 };
 
-use crate::listener::SocketAddress;
+use crate::{BoxError, listener::SocketAddress};
 
 /// How often a worker on trial is asked.
 const INTERVAL: Duration = Duration::from_millis(250);
+/// The part of the trial in which every answer must have come: who has not answered by then has not passed.
+const IN_TIME: f64 = 0.9;
 /// Enough of an answer to find its status.
 const HEAD: usize = 12;
 
-/// Asks for `path` again and again until the trial is over. Completes with the reason when an answer
-/// is not a success (2xx) or does not come; the listener is shared, but the parked worker does not
-/// accept, so it is the new one that answers.
+/// A question of the user's about the worker in which it is asked.
+pub(crate) type Check = Arc<dyn Fn() -> Asked + Send + Sync>;
+
+type Asked = Pin<Box<dyn Future<Output = Result<(), String>> + Send>>;
+
+pub(crate) fn check<F, Fut, E>(ask: F) -> Check
+where
+    F: Fn() -> Fut + Send + Sync + 'static,
+    Fut: Future<Output = Result<(), E>> + Send + 'static,
+    E: Into<BoxError>,
+{
+    Arc::new(move || {
+        let asked = ask();
+        Box::pin(async move {
+            asked.await.map_err(|error| format!("its health check failed: {}", error.into()))
+        })
+    })
+}
+
+/// Asks for `path` until the trial is over. Completes with the reason when an answer is not a success
+/// (2xx) or does not come; the listener is shared, but the parked worker does not accept, so it is the new
+/// one that answers.
 pub(super) async fn watch(
     address: SocketAddress,
     path: String,
     trial: Duration,
 ) -> Result<(), String> {
-    let end = Instant::now() + trial;
-    let mut next = Instant::now();
-    while next < end {
-        sleep_until(next).await;
-        next = Instant::now() + INTERVAL;
-        let status = match timeout_at(end, ask(&address, &path)).await {
-            Ok(Ok(status)) => status,
-            Ok(Err(error)) => return Err(format!("its health check {path} failed: {error}")),
-            Err(_) => return Err(format!("its health check {path} was not answered in time")),
-        };
-        if !status.starts_with('2') {
-            return Err(format!("its health check {path} was answered with {status}"));
-        }
+    repeat(|| get(&address, &path), &path, trial).await
+}
+
+/// Asks this process until the trial is over.
+pub(super) async fn watch_own(checks: Vec<Check>, trial: Duration) -> Result<(), String> {
+    repeat(|| all(&checks), "of its own", trial).await
+}
+
+async fn all(checks: &[Check]) -> Result<(), String> {
+    for check in checks {
+        check().await?;
     }
     Ok(())
+}
+
+async fn get(address: &SocketAddress, path: &str) -> Result<(), String> {
+    match ask(address, path).await {
+        Ok(status) if status.starts_with('2') => Ok(()),
+        Ok(status) => Err(format!("its health check {path} was answered with {status}")),
+        Err(error) => Err(format!("its health check {path} failed: {error}")),
+    }
+}
+
+async fn repeat<F>(ask: impl Fn() -> F, name: &str, trial: Duration) -> Result<(), String>
+where
+    F: Future<Output = Result<(), String>>,
+{
+    let mut next = Instant::now();
+    let end = next + trial.mul_f64(IN_TIME);
+    loop {
+        match timeout_at(end, ask()).await {
+            Ok(answer) => answer?,
+            Err(_) => return Err(format!("its health check {name} was not answered in time")),
+        }
+        next = next.max(Instant::now()) + INTERVAL;
+        // Who is asked has time to answer.
+        if next + INTERVAL > end {
+            return Ok(());
+        }
+        sleep_until(next).await;
+    }
 }
 
 async fn ask(address: &SocketAddress, path: &str) -> io::Result<String> {
@@ -51,18 +103,18 @@ async fn ask(address: &SocketAddress, path: &str) -> io::Result<String> {
                 IpAddr::V6(ip) if ip.is_unspecified() => address.set_ip(Ipv6Addr::LOCALHOST.into()),
                 _ => {}
             }
-            get(TcpStream::connect(address).await?, path).await
+            status(TcpStream::connect(address).await?, path).await
         }
         SocketAddress::Unix(address) => {
             let stream = std::os::unix::net::UnixStream::connect_addr(address)?;
             stream.set_nonblocking(true)?;
-            get(UnixStream::from_std(stream)?, path).await
+            status(UnixStream::from_std(stream)?, path).await
         }
     }
 }
 
 /// The status of the answer.
-async fn get(mut stream: impl AsyncRead + AsyncWrite + Unpin, path: &str) -> io::Result<String> {
+async fn status(mut stream: impl AsyncRead + AsyncWrite + Unpin, path: &str) -> io::Result<String> {
     let request = format!(
         "GET {path} HTTP/1.1\r\nhost: localhost\r\nuser-agent: graceful\r\nconnection: close\r\n\r\n"
     );
@@ -103,9 +155,32 @@ mod tests {
                     stream.write_all(answer.as_bytes()).await.unwrap();
                 }
             });
-            let result = watch(address, "/healthz".into(), Duration::from_millis(300)).await;
+            let result = watch(address, "/healthz".into(), Duration::from_millis(900)).await;
             assert_eq!(result.is_ok(), healthy, "{answer:?}: {result:?}");
             server.abort();
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_does_not_answer_before_the_end_has_not_passed() {
+        let silent = check(std::future::pending::<Result<(), BoxError>>);
+        let since = Instant::now();
+        let why = watch_own(vec![silent], Duration::from_secs(2)).await.unwrap_err();
+        assert_eq!(why, "its health check of its own was not answered in time");
+        assert!(since.elapsed() < Duration::from_secs(2));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_worker_asks_itself_again_and_again() {
+        let times = Arc::new(std::sync::atomic::AtomicU32::new(0));
+        let asked = times.clone();
+        let second = check(move || {
+            let time = asked.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            async move { if time < 3 { Ok(()) } else { Err("no database") } }
+        });
+        let well = check(async || Ok::<_, BoxError>(()));
+        let why = watch_own(vec![well, second], Duration::from_secs(2)).await.unwrap_err();
+        assert_eq!(why, "its health check failed: no database");
+        assert_eq!(times.load(std::sync::atomic::Ordering::Relaxed), 4);
     }
 }

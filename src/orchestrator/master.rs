@@ -486,7 +486,8 @@ impl Master {
         for id in hung {
             let silence = self.options.watch_interval * MISSED_PINGS;
             let why = format!("it has not answered for {silence:?}");
-            tracing::error!(generation = id, why, "a worker hangs");
+            let status = self.report.last_status(id);
+            tracing::error!(generation = id, why, %status, "a worker hangs");
             self.feed(Event::Unhealthy(id, why));
         }
     }

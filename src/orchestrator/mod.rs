@@ -31,6 +31,7 @@ mod upgrade;
 pub(crate) mod worker;
 
 pub(crate) use self::{
+    health::check as health_check,
     options::Options,
     preflight::{Answer, is_asked},
     provider::{Binding, Place, default_addresses},

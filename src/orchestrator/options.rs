@@ -1,6 +1,6 @@
 use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
 
-use super::{Signal, hooks::Hooks, state::Limits};
+use super::{Signal, health::Check, hooks::Hooks, state::Limits};
 use crate::server;
 
 /// How the master and its workers behave; the methods of `Serve` document each.
@@ -27,7 +27,10 @@ pub(crate) struct Options {
     pub(crate) pid_file: Option<PathBuf>,
     #[cfg(feature = "admin")]
     pub(crate) admin: Option<PathBuf>,
+    /// A path that the master asks for.
     pub(crate) health_check: Option<String>,
+    /// What a worker asks itself.
+    pub(crate) own_checks: Vec<Check>,
     pub(crate) on_ready: Vec<Hook>,
     pub(crate) hooks: Hooks,
 }
@@ -71,6 +74,7 @@ impl Default for Options {
             #[cfg(feature = "admin")]
             admin: None,
             health_check: None,
+            own_checks: Vec::new(),
             on_ready: Vec::new(),
             hooks: Hooks::default(),
         }

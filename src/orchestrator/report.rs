@@ -183,6 +183,12 @@ impl Report {
         self.board.heard(id);
     }
 
+    /// What a worker has last said of itself, for the log.
+    pub(crate) fn last_status(&self, id: Id) -> String {
+        let worker = self.board.status().workers.into_iter().find(|worker| worker.generation == id);
+        worker.and_then(|worker| serde_json::to_string(&worker).ok()).unwrap_or_default()
+    }
+
     pub(crate) fn counted(&mut self, id: Id, in_flight: usize, survey: Survey) {
         self.board.counted(id, in_flight, survey);
         self.tell();

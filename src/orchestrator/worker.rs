@@ -8,7 +8,7 @@ use tokio::{
 };
 
 use super::{
-    Options, Started,
+    Options, Started, health,
     link::Link,
     message::{DrainOrder, ToMaster, ToWorker, VERSION},
     provider::{self, Binding, Provider},
@@ -179,12 +179,21 @@ impl Master {
         let hooks = &options.hooks;
         let mut retiring = pin!(hooks.on_retire.run("on retire", (), hooks.limit));
         let mut retire = Retire::NotYet;
+        // A panic of it is this worker's end, which fails the trial, too.
+        let mut trial = pin!(health::watch_own(options.own_checks.clone(), options.bake_time));
+        let mut on_trial = !options.own_checks.is_empty();
         let mut orphaned = false;
         // Who asked for a descriptor, and waits for the answer of the master.
         let mut asked: Vec<(String, oneshot::Sender<Option<OwnedFd>>)> = Vec::new();
         let cut = loop {
             tokio::select! {
                 cut = &mut run => break cut,
+                health = &mut trial, if on_trial => {
+                    on_trial = false;
+                    if let Err(reason) = health {
+                        self.link.send(ToMaster::Unhealthy { reason });
+                    }
+                }
                 () = &mut retiring, if retire == Retire::Now => {
                     retire = Retire::Done;
                     self.link.send(ToMaster::Retired);
@@ -194,7 +203,10 @@ impl Master {
                         ToWorker::Pause => order(Order::Pause),
                         ToWorker::Resume => order(Order::Resume),
                         ToWorker::Adopt => fds.into_iter().for_each(|wire| order(Order::Adopt(wire))),
-                        ToWorker::Active => self.handle.set_active(),
+                        ToWorker::Active => {
+                            on_trial = false;
+                            self.handle.set_active();
+                        }
                         ToWorker::Drain(drain) => {
                             retire = retire.begin();
                             order(Order::Drain(ending(drain, fds.into_iter().next())));

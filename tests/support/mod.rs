@@ -27,6 +27,19 @@ pub(crate) mod raw;
 #[cfg(all(unix, feature = "serve"))]
 pub(crate) mod server;
 
+/// Waits until something holds that nobody tells of: the kernel's view of processes and files.
+///
+/// # Panics
+///
+/// After a minute.
+pub(crate) async fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    let since = std::time::Instant::now();
+    while !holds() {
+        assert!(since.elapsed() < std::time::Duration::from_secs(60), "waited a minute for {what}");
+        tokio::time::sleep(std::time::Duration::from_millis(2)).await;
+    }
+}
+
 /// Says aloud that a test could not run here. A failure where everything must run (`.ci/run`).
 pub(crate) fn skip(why: &str) {
     assert!(std::env::var_os("GRACEFUL_REQUIRE_ALL").is_none(), "must not be skipped: {why}");

@@ -20,7 +20,7 @@ pub(crate) fn serve() {
         fault.before_ready().await;
         let app = app::routes()
             .route("/peer", axum::routing::get(peer))
-            .route("/healthz", axum::routing::get(async move || fault.health()))
+            .route("/healthz", axum::routing::get(async move || fault.health().await))
             .route(
                 "/rollback",
                 axum::routing::post(async |handle: Handle| handle.rollback().is_ok().to_string()),
@@ -112,8 +112,9 @@ impl Fault {
         }
     }
 
-    fn health(&self) -> axum::http::StatusCode {
+    async fn health(&self) -> axum::http::StatusCode {
         match self.0.as_str() {
+            "mute" => std::future::pending().await,
             "sick" => axum::http::StatusCode::INTERNAL_SERVER_ERROR,
             _ => axum::http::StatusCode::OK,
         }
@@ -121,6 +122,9 @@ impl Fault {
 }
 
 pub(crate) fn options<A>(mut server: Serve<A>) -> Serve<A> {
+    if std::env::var_os("TEST_LOG").is_some() {
+        tracing_subscriber::fmt().with_ansi(false).init();
+    }
     if std::env::var_os("GRACEFUL_CHECK").is_some() {
         // The harness has begun the line on which the answer would stand.
         println!();
@@ -159,7 +163,13 @@ pub(crate) fn options<A>(mut server: Serve<A>) -> Serve<A> {
         server = server.check_before_reload(true);
     }
     if std::env::var_os("TEST_HEALTH").is_some() {
-        server = server.health_check("/healthz");
+        let own = || async {
+            match Fault::read().0.as_str() {
+                "ill" => Err("the database is gone"),
+                _ => Ok(()),
+            }
+        };
+        server = server.health_check("/healthz").health_check_with(own);
     }
     if let Some(path) = std::env::var_os("TEST_TAKEN") {
         // A program that wants one more address.
@@ -316,16 +326,21 @@ impl Server {
         self.addresses[0].parse().expect("a TCP address")
     }
 
+    /// Waits until each old worker has left and was waited for; gives the PID of the one that is there.
+    #[cfg(target_os = "linux")]
+    pub(crate) async fn one_worker(&self) -> u32 {
+        let master = self.process.pid();
+        super::until("one worker", || super::procfs::children(master).len() == 1).await;
+        super::procfs::children(master)[0].pid
+    }
+
     /// Waits until the master runs the program that is at this path now.
     pub(crate) async fn becomes(&self, path: &std::path::Path) {
         use std::os::unix::fs::MetadataExt;
         let id = |path: &std::path::Path| path.metadata().ok().map(|file| (file.dev(), file.ino()));
         let running = format!("/proc/{}/exe", self.process.pid());
-        let since = std::time::Instant::now();
-        while id(running.as_ref()) != id(path) {
-            assert!(since.elapsed() < Duration::from_secs(20), "the master stays what it is");
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
+        super::until("the master to become another program", || id(running.as_ref()) == id(path))
+            .await;
     }
 
     /// Waits until a worker of this generation is ready.
