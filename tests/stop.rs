@@ -22,6 +22,8 @@ fn server() {
 }
 
 const SLOW: &str = "GET /slow?ms=500 HTTP/1.1\r\nhost: x\r\n\r\n";
+/// At most, of a race that either may win; one in six or so goes to the signal.
+const ROUNDS: usize = 100;
 const LONG: Duration = Duration::from_secs(10);
 
 /// Both ways to run; the same rules hold for each.
@@ -248,6 +250,38 @@ async fn a_stop_around_the_first_connections_of_a_worker_loses_nothing() {
     }
     drop(slow);
     stopped(&server, LONG).await;
+}
+
+/// The master is stopped while the worker says that it is ready, and finds that and the signal at once
+/// when it goes on: in some rounds it takes the signal first, for which the worker is still starting.
+#[tokio::test]
+async fn a_stop_that_overtakes_the_news_of_a_ready_worker_loses_nothing() {
+    for _ in 0..ROUNDS {
+        let server = Setup::new().env("TEST_HOOK", 200).start().await;
+        let master = server.process.pid();
+        server.process.signal(Signal::SIGHUP);
+        server.generation(2).await;
+        process::signal(master, Signal::SIGSTOP);
+        let mut stream = loop {
+            let mut stream = connect(server.addr()).await;
+            send(&mut stream, GET).await;
+            if answer(&mut stream).await.contains("x-generation: 2") {
+                break stream;
+            }
+        };
+        send(&mut stream, SLOW).await;
+        process::signal(master, Signal::SIGTERM);
+        process::signal(master, Signal::SIGCONT);
+        let answer = answer(&mut stream).await;
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+        drop(stream);
+        stopped(&server, LONG).await;
+        let lines = server.process.lines();
+        if !lines.iter().any(|line| line.contains("reloaded: 2")) {
+            return;
+        }
+    }
+    panic!("the signal has overtaken in none of {ROUNDS} rounds");
 }
 
 #[tokio::test]
