@@ -11,6 +11,9 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use super::requests::Connection;
 use crate::listener::Stream;
 
+/// An answer of so many bytes is written in one piece.
+const SHORT: usize = 1024;
+
 /// A connection's transport below hyper: gives bytes back that were read before, and keeps hyper
 /// from closing what we want to go on with.
 #[derive(Debug)]
@@ -100,12 +103,23 @@ impl AsyncWrite for Io {
         }
     }
 
+    /// A short answer comes in two pieces, head and body; for the kernel, one piece is cheaper by more than
+    /// the copy costs.
     fn poll_write_vectored(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
+        let mut whole = [0; SHORT];
+        let mut length = 0;
+        for buf in bufs {
+            let Some(room) = whole.get_mut(length..length + buf.len()) else {
+                return Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
+            };
+            room.copy_from_slice(buf);
+            length += buf.len();
+        }
+        Pin::new(&mut self.stream).poll_write(cx, &whole[..length])
     }
 
     fn is_write_vectored(&self) -> bool {
