@@ -48,6 +48,11 @@ pub(crate) async fn run(
     let program =
         Program::resolve().map_err(|error| Error::io("cannot find this program", error))?;
     let mut predecessor = Handoff::take()?;
+    if let Some((handoff, descriptors)) = &mut predecessor {
+        for left in std::mem::take(&mut handoff.signals) {
+            signals.recall(left.signal, &descriptors.remove(left.fd)?);
+        }
+    }
     let report = Report::open(&options, program.path(), &handle, predecessor.as_mut())?;
     let sockets = match &mut predecessor {
         Some((handoff, descriptors)) => Sockets::take_over(handoff, descriptors, report.systemd())?,

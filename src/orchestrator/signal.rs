@@ -1,13 +1,18 @@
 //! Which signal means what.
 
-use std::fmt;
-
-use tokio::{
-    signal::unix::{SignalKind, signal},
-    sync::mpsc,
+use std::{
+    collections::VecDeque,
+    fmt,
+    future::poll_fn,
+    io,
+    os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
+    task::{Poll, ready},
 };
 
-use super::Options;
+use signal_hook::{SigId, low_level};
+use tokio::net::UnixStream;
+
+use super::{Options, takeover::Signalled};
 use crate::Error;
 
 /// A signal (signal(7)).
@@ -78,9 +83,44 @@ impl fmt::Debug for Signal {
 }
 
 /// The signals of a process, from now on handled here and nowhere else.
+///
+/// What has arrived waits in the kernel, and so survives the program when that is replaced: the runtime may
+/// have heard of it or not.
 #[derive(Debug)]
 pub(crate) struct Signals {
-    orders: mpsc::UnboundedReceiver<(Signal, Order)>,
+    pipes: Vec<Pipe>,
+    /// What the program before this one has left.
+    left: VecDeque<(Signal, Order)>,
+}
+
+/// A handler writes a byte into it each time that the signal arrives (the self-pipe trick).
+#[derive(Debug)]
+struct Pipe {
+    signal: Signal,
+    order: Order,
+    stream: UnixStream,
+    id: SigId,
+}
+
+impl Pipe {
+    fn open(signal: Signal, order: Order) -> io::Result<Self> {
+        let (ours, handlers) = std::os::unix::net::UnixStream::pair()?;
+        ours.set_nonblocking(true)?;
+        let stream = UnixStream::from_std(ours)?;
+        let id = low_level::pipe::register(signal.0, handlers)?;
+        Ok(Self { signal, order, stream, id })
+    }
+}
+
+impl Drop for Pipe {
+    fn drop(&mut self) {
+        low_level::unregister(self.id);
+    }
+}
+
+/// Whether the signal has arrived, once or more, since the last look.
+fn has_arrived(pipe: BorrowedFd<'_>) -> bool {
+    nix::unistd::read(pipe, &mut [0; 256]).is_ok_and(|count| count > 0)
 }
 
 impl Signals {
@@ -88,36 +128,84 @@ impl Signals {
     ///
     /// # Errors
     ///
-    /// When one of them cannot be handled or would mean two things.
+    /// When one of them cannot be handled.
     pub(crate) fn listen(options: &Options) -> Result<Self, Error> {
-        let (sender, orders) = mpsc::unbounded_channel();
         let first = std::process::id() == 1;
         let unset = if first { unset(options) } else { Vec::new() };
+        let mut pipes: Vec<Pipe> = Vec::new();
         for (signals, order) in meanings(options).into_iter().chain([(&*unset, Order::Stop)]) {
-            for one in signals {
-                let failed = |error| Error::config(format!("cannot handle {one}")).because(error);
-                let one = *one;
-                let mut stream = signal(SignalKind::from_raw(one.0)).map_err(failed)?;
-                let sender = sender.clone();
-                tokio::spawn(async move {
-                    while stream.recv().await.is_some() && sender.send((one, order)).is_ok() {}
-                });
+            for signal in signals {
+                if pipes.iter().any(|pipe| pipe.signal == *signal) {
+                    continue;
+                }
+                pipes.push(Pipe::open(*signal, order).map_err(|error| {
+                    Error::config(format!("cannot handle {signal}")).because(error)
+                })?);
             }
         }
-        Ok(Self { orders })
+        Ok(Self { pipes, left: VecDeque::new() })
     }
 
-    /// The next one, if it has come already.
-    pub(crate) fn try_next(&mut self) -> Option<(Signal, Order)> {
-        self.orders.try_recv().ok()
+    /// Whether there is one that the program before this one has left.
+    pub(crate) fn is_behind(&self) -> bool {
+        !self.left.is_empty()
+    }
+
+    /// The next one, if it has arrived already: as the kernel knows, not as the runtime does.
+    pub(crate) fn arrived(&self) -> Option<(Signal, Order)> {
+        let pipe = self.pipes.iter().find(|pipe| has_arrived(pipe.stream.as_fd()))?;
+        Some((pipe.signal, pipe.order))
     }
 
     /// Waits for the next one.
+    ///
+    /// # Cancel safety
+    ///
+    /// Nothing is lost when the future is dropped.
     pub(crate) async fn next(&mut self) -> (Signal, Order) {
-        match self.orders.recv().await {
-            Some(next) => next,
-            // No signal was asked for.
-            None => std::future::pending().await,
+        if let Some(left) = self.left.pop_front() {
+            return left;
+        }
+        poll_fn(|cx| {
+            for pipe in &self.pipes {
+                let mut poll = || -> Poll<bool> {
+                    loop {
+                        if ready!(pipe.stream.poll_read_ready(cx)).is_err() {
+                            return Poll::Ready(false);
+                        }
+                        match pipe.stream.try_read(&mut [0; 256]) {
+                            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                            read => return Poll::Ready(read.is_ok_and(|count| count > 0)),
+                        }
+                    }
+                };
+                if poll() == Poll::Ready(true) {
+                    return Poll::Ready((pipe.signal, pipe.order));
+                }
+            }
+            Poll::Pending
+        })
+        .await
+    }
+
+    /// What is to be kept open for the next program.
+    pub(crate) fn fds(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        self.pipes.iter().map(|pipe| pipe.stream.as_fd())
+    }
+
+    pub(crate) fn leave(&self) -> Vec<Signalled> {
+        let leave = |pipe: &Pipe| Signalled { signal: pipe.signal.0, fd: pipe.stream.as_raw_fd() };
+        self.pipes.iter().map(leave).collect()
+    }
+
+    /// Takes what arrived after the last look of the program before this one.
+    pub(crate) fn recall(&mut self, signal: i32, left: &OwnedFd) {
+        let pipe = self.pipes.iter().find(|pipe| pipe.signal.0 == signal);
+        match pipe {
+            Some(pipe) if has_arrived(left.as_fd()) => {
+                self.left.push_back((pipe.signal, pipe.order));
+            }
+            _ => {}
         }
     }
 }

@@ -36,6 +36,8 @@ pub(crate) struct Handoff {
     pub(crate) current: Option<Binary>,
     pub(crate) previous: Option<Binary>,
     #[serde(default)]
+    pub(crate) signals: Vec<Signalled>,
+    #[serde(default)]
     pub(crate) memory: Memory,
     #[serde(default)]
     pub(crate) admin: Option<AdminSocket>,
@@ -89,6 +91,13 @@ pub(crate) struct KeptSocket {
     pub(crate) asked: Id,
 }
 
+/// A descriptor that can be read from when this signal has arrived.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Signalled {
+    pub(crate) signal: i32,
+    pub(crate) fd: i32,
+}
+
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Binary {
     pub(crate) path: PathBuf,
@@ -106,6 +115,7 @@ impl Handoff {
             kept: Vec::new(),
             current: None,
             previous: None,
+            signals: Vec::new(),
             memory: Memory::default(),
             admin: None,
             failed: Vec::new(),
@@ -137,8 +147,9 @@ impl Handoff {
         let bound = self.bound.iter().map(|socket| socket.fd);
         let admin = self.admin.iter().map(|socket| socket.fd);
         let kept = self.kept.iter().map(|socket| socket.fd);
+        let signals = self.signals.iter().map(|signalled| signalled.fd);
         let sockets = workers.chain(inherited).chain(bound).chain(kept).chain(admin);
-        binaries.map(|binary| binary.fd).chain(sockets)
+        binaries.map(|binary| binary.fd).chain(sockets).chain(signals)
     }
 }
 

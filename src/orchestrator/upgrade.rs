@@ -82,7 +82,7 @@ impl Master {
     /// Becomes the candidate. Returns only where that fails: then everything goes on as before.
     pub(super) async fn upgrade(
         &mut self,
-        signals: &mut Signals,
+        signals: &Signals,
         inputs: &mut mpsc::UnboundedReceiver<Input>,
         commands: &mpsc::UnboundedReceiver<Command>,
     ) {
@@ -143,7 +143,7 @@ impl Master {
         &mut self,
         image: &Image,
         released: &HashMap<Id, (Child, wire::Reader)>,
-        signals: &mut Signals,
+        signals: &Signals,
         inputs: &mut mpsc::UnboundedReceiver<Input>,
         commands: &mpsc::UnboundedReceiver<Command>,
     ) -> String {
@@ -153,10 +153,11 @@ impl Master {
             return "the workers have changed".to_owned();
         }
         let mut binaries = Vec::new();
-        let handoff = match self.handoff(released, &mut binaries) {
+        let mut handoff = match self.handoff(released, &mut binaries) {
             Ok(handoff) => handoff,
             Err(why) => return why,
         };
+        handoff.signals = signals.leave();
         let state = match serde_json::to_vec(&handoff) {
             Ok(state) => state,
             Err(error) => return format!("its state cannot be written: {error}"),
@@ -164,7 +165,8 @@ impl Master {
         let wires = released.values().map(|(_, reader)| reader.as_fd());
         let binaries = binaries.iter().map(AsFd::as_fd);
         let sockets = self.sockets.fds().chain(self.report.fds());
-        let keep: Vec<BorrowedFd<'_>> = wires.chain(binaries).chain(sockets).collect();
+        let keep: Vec<BorrowedFd<'_>> =
+            wires.chain(binaries).chain(sockets).chain(signals.fds()).collect();
         tracing::info!(path = %image.path().display(), "the master becomes the new binary");
         let mut order = None;
         let error = self.program.replace(
@@ -173,8 +175,8 @@ impl Master {
             &keep,
             self.report.environment(),
             || {
-                order = signals.try_next();
-                order.is_none() && inputs.is_empty() && commands.is_empty()
+                order = signals.arrived();
+                order.is_none() && !signals.is_behind() && inputs.is_empty() && commands.is_empty()
             },
         );
         if let Some((signal, order)) = order {
