@@ -395,3 +395,52 @@ async fn the_check_runs_before_a_reload() {
     server.process.signal(Signal::SIGHUP);
     server.process.line("reloaded: ").await;
 }
+
+/// Good and bad builds in turn, each good one the program of the master too, under clients that keep their
+/// connections. `GRACEFUL_RELOADS` says how many, 12 unless told.
+#[tokio::test]
+async fn no_deploy_closes_a_connection_good_or_bad() {
+    let deploys =
+        std::env::var("GRACEFUL_RELOADS").map_or(12, |count| count.parse().expect("a number"));
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("app");
+    let server = Setup::from_copy(&path)
+        .bake(Duration::from_millis(100))
+        .env("TEST_FAULT", path.with_extension("fault").display())
+        .env("TEST_HEALTH", 1)
+        .start()
+        .await;
+    let load = Load::new(server.addr())
+        .keep_alive(100, Duration::from_millis(20))
+        .fresh(4)
+        .slow(4)
+        .streaming(4)
+        .uploads(4)
+        .start();
+    for deploy_number in 0..deploys {
+        load.further(Kind::KeepAlive, 200).await;
+        let bad = deploy_number % 2 == 1;
+        match (bad, deploy_number % 8) {
+            (false, _) => deploy(&path),
+            (true, 1) => fault(&path, "panic"),
+            (true, 3) => fault(&path, "sick"),
+            (true, 5) => fault(&path, "ill"),
+            _ => script(&path, "#!/bin/sh\nexit 1\n"),
+        }
+        server.process.signal(Signal::SIGHUP);
+        server.process.line(if bad { "failed: " } else { "reloaded: " }).await;
+        if bad {
+            let _ = fs::remove_file(path.with_extension("fault"));
+        } else {
+            server.becomes(&path).await;
+        }
+    }
+    let report = load.stop().await;
+    println!("{deploys} deploys, every other one bad\n{report}");
+    assert_eq!(report.lost(), 0, "{report}");
+    assert_eq!(report.of(Kind::KeepAlive).connects, 100, "{report}");
+    for kind in [Kind::KeepAlive, Kind::Slow, Kind::Stream, Kind::Upload] {
+        assert_eq!(report.of(kind).reconnects, 0, "{kind:?} {report}");
+    }
+    server.one_worker().await;
+}
