@@ -444,3 +444,30 @@ async fn no_deploy_closes_a_connection_good_or_bad() {
     }
     server.one_worker().await;
 }
+
+/// The master wakes up when both the check and the trial have run out: it is the check that counts.
+#[tokio::test]
+async fn a_busy_master_does_not_let_a_silent_worker_pass() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("app");
+    let bake = Duration::from_millis(300);
+    let server = Setup::from_copy(&path)
+        .bake(bake)
+        .env("TEST_FAULT", path.with_extension("fault").display())
+        .env("TEST_HEALTH", 1)
+        .start()
+        .await;
+    let master = server.process.pid();
+    for generation in 2..8 {
+        fault(&path, "mute");
+        server.process.signal(Signal::SIGHUP);
+        server.generation(generation).await;
+        // The trial begins, and is not over.
+        tokio::time::sleep(bake / 6).await;
+        process::signal(master, Signal::SIGSTOP);
+        tokio::time::sleep(bake).await;
+        process::signal(master, Signal::SIGCONT);
+        let line = server.process.line("failed: ").await;
+        assert!(line.contains("was not answered in time"), "{line}");
+    }
+}

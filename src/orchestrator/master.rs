@@ -72,6 +72,9 @@ pub(crate) async fn run(
         previous: None,
         candidate: None,
         checking: HashSet::new(),
+        examined: HashSet::new(),
+        overdue: None,
+        pausing: None,
         retiring: HashSet::new(),
         unproven: HashMap::new(),
         failed: HashSet::new(),
@@ -91,7 +94,7 @@ pub(crate) async fn run(
     }
     loop {
         if master.is_due() {
-            master.upgrade(&mut signals, &mut inputs, &commands).await;
+            master.upgrade(&signals, &mut inputs, &commands).await;
         }
         if let Some(result) = master.result.take() {
             master.report.finish().await;
@@ -104,7 +107,7 @@ pub(crate) async fn run(
             Some(command) = commands.recv() => master.command(command),
             timer = expired(next) => {
                 master.timers.remove(&timer);
-                master.feed(Event::Timer(timer));
+                master.expired(timer);
             }
             _ = pings.tick() => master.ping(),
         }
@@ -135,6 +138,12 @@ pub(super) struct Master {
     pub(super) candidate: Option<Candidate>,
     /// Workers whose program is being asked before it is started.
     pub(super) checking: HashSet<Id>,
+    /// Workers whose health is being asked about, and by whom.
+    pub(super) examined: HashSet<(Id, Examiner)>,
+    /// Its trial would be over, but for an examination that has not ended.
+    pub(super) overdue: Option<Id>,
+    /// Who has been told to stop accepting for the sake of the one on trial, and has not answered.
+    pub(super) pausing: Option<Id>,
     /// What workers run that are not past their trial.
     pub(super) unproven: HashMap<Id, Arc<Image>>,
     /// The digests of binaries that did not get past it.
@@ -186,6 +195,8 @@ pub(super) enum Input {
     Exited(Id, std::io::Result<Ended>),
     Bound(Id, Address, u32, Result<Bound, Error>),
     Event(Event),
+    /// A worker has answered well as long as it was asked.
+    Healthy(Id),
     /// The digest of a binary that has failed.
     Failed(String),
     /// The digest of what the path names, for a reload that wants it to be untried.
@@ -196,6 +207,13 @@ pub(super) enum Input {
     Checked(Id, Result<(), String>),
     /// A program has been asked whether this process can become it.
     Candidate(Arc<Image>, Result<(), String>),
+}
+
+/// Who asks about the health of a worker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Examiner {
+    Master,
+    Itself,
 }
 
 impl Master {
@@ -233,7 +251,12 @@ impl Master {
             }
             Action::Pause(id) => {
                 self.tell(id, ToWorker::Pause);
-                self.probe();
+                self.pausing = Some(id);
+                if let Some(trial) = self.on_trial() {
+                    self.examined.extend(
+                        self.options.health_check.iter().map(|_| (trial, Examiner::Master)),
+                    );
+                }
             }
             Action::Resume(id) => {
                 self.tell(id, ToWorker::Resume);
@@ -315,6 +338,8 @@ impl Master {
             },
         };
         if successor.is_some() {
+            // Nothing is remembered of one that has proved itself.
+            self.remember_failure(id);
             self.retiring.insert(id);
         }
         let hand_over = successor.and_then(|successor| self.hand_over(successor));
@@ -344,20 +369,53 @@ impl Master {
         }
     }
 
-    /// Asks the worker on trial for its health, if the user wants that.
-    fn probe(&self) {
-        let Some(path) = self.options.health_check.clone() else { return };
-        let trial = self.state.workers().find(|(_, phase)| *phase == Phase::Trial);
-        let (Some((id, _)), Some(address)) = (trial, self.sockets.connect_address()) else {
-            return tracing::warn!("there is no socket to check the new worker's health on");
+    fn on_trial(&self) -> Option<Id> {
+        self.state.workers().find(|(_, phase)| *phase == Phase::Trial).map(|(id, _)| id)
+    }
+
+    /// Asks the worker on trial for its health, if the user wants that. It is the only one that accepts:
+    /// the other one has paused, or is gone.
+    fn probe(&mut self, paused: Id) {
+        if self.pausing != Some(paused) {
+            return;
+        }
+        self.pausing = None;
+        let (Some(path), Some(id)) = (self.options.health_check.clone(), self.on_trial()) else {
+            return;
+        };
+        let Some(address) = self.sockets.connect_address() else {
+            tracing::warn!("there is no socket to check the new worker's health on");
+            return self.healthy(id, Examiner::Master);
         };
         let (inputs, time) = (self.inputs.clone(), self.options.bake_time);
         tokio::spawn(async move {
-            if let Err(why) = health::watch(address, path, time).await {
-                // It fails when the master has left.
-                let _ = inputs.send(Input::Event(Event::Unhealthy(id, why)));
-            }
+            let input = match health::watch(address, path, time).await {
+                Ok(()) => Input::Healthy(id),
+                Err(why) => Input::Event(Event::Unfit(id, why)),
+            };
+            // It fails when the master has left.
+            let _ = inputs.send(input);
         });
+    }
+
+    fn expired(&mut self, timer: Timer) {
+        if let Timer::Bake(id) = timer
+            && self.examined.iter().any(|(examined, _)| *examined == id)
+        {
+            // On a busy machine the result may come later than the end of the trial; it counts all the same.
+            self.overdue = Some(id);
+            return;
+        }
+        self.feed(Event::Timer(timer));
+    }
+
+    /// One examination of a worker on trial has ended well.
+    fn healthy(&mut self, id: Id, examiner: Examiner) {
+        self.examined.remove(&(id, examiner));
+        if self.overdue == Some(id) {
+            self.overdue = None;
+            self.expired(Timer::Bake(id));
+        }
     }
 
     fn reloaded(&mut self, outcome: Result<Id, String>) {
@@ -514,6 +572,7 @@ impl Master {
                 let worker = self.workers.remove(&id);
                 self.report.reaped(worker.as_ref().map(|worker| worker.pid));
                 self.retired(id);
+                self.examined.retain(|(examined, _)| *examined != id);
                 self.remember_failure(id);
                 let mut why = match &status {
                     Ok(ended) => ended.to_string(),
@@ -524,8 +583,10 @@ impl Master {
                 }
                 tracing::info!(generation = id, why, "a worker has ended");
                 self.feed(Event::Exited(id, why));
+                self.probe(id);
             }
             Input::Bound(id, address, nth, bound) => self.bound(id, &address, nth, bound),
+            Input::Healthy(id) => self.healthy(id, Examiner::Master),
             Input::Event(event) => self.feed(event),
             Input::Failed(digest) => drop(self.failed.insert(digest)),
             Input::Untried(digest) => self.untried(digest),
@@ -565,13 +626,15 @@ impl Master {
                     self.sockets.keep_for_app(id, name, fd);
                 }
             }
-            ToMaster::Ready => self.feed(Event::Ready(id)),
-            ToMaster::Unhealthy { reason } => {
-                // Of interest during its trial only; after that it is not for the master to judge.
-                if self.state.phase(id) == Some(Phase::Trial) {
-                    self.feed(Event::Unhealthy(id, reason));
+            ToMaster::Ready { examines } => {
+                if examines {
+                    self.examined.insert((id, Examiner::Itself));
                 }
+                self.feed(Event::Ready(id));
             }
+            ToMaster::Paused => self.probe(id),
+            ToMaster::Healthy => self.healthy(id, Examiner::Itself),
+            ToMaster::Unhealthy { reason } => self.feed(Event::Unfit(id, reason)),
             ToMaster::Retired => self.retired(id),
             ToMaster::Panicked { message } => {
                 tracing::error!(generation = id, message, "a worker panicked");

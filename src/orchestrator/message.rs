@@ -34,13 +34,21 @@ pub(crate) enum ToMaster {
         name: String,
     },
     /// It accepts connections.
-    Ready,
+    Ready {
+        /// It asks itself whether it is well, and will say `Healthy` or `Unhealthy`.
+        #[serde(default)]
+        examines: bool,
+    },
     /// A thread of it has panicked. It may go on.
     Panicked {
         message: String,
     },
+    /// Told to pause, it accepts no more connections.
+    Paused,
     /// Its `on_retire` hooks have run.
     Retired,
+    /// It has found itself to be well until shortly before the end of its trial.
+    Healthy,
     /// It has found itself not to be well.
     Unhealthy {
         reason: String,

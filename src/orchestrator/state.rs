@@ -32,8 +32,10 @@ pub(crate) enum Event {
     Ready(Id),
     /// A worker has ended and was reaped, or could not be started at all.
     Exited(Id, String),
-    /// A worker lives but cannot be relied on: it hangs, talks nonsense or fails its health check.
+    /// A worker lives but cannot be relied on: it hangs or talks nonsense.
     Unhealthy(Id, String),
+    /// A worker on trial has failed its health check; it can still finish what it has begun.
+    Unfit(Id, String),
     /// A timer that was set has run out.
     Timer(Timer),
 }
@@ -199,6 +201,7 @@ impl State {
             Event::Ready(id) => step.ready(id),
             Event::Exited(id, why) => step.exited(id, why),
             Event::Unhealthy(id, why) => step.unhealthy(id, why),
+            Event::Unfit(id, why) => step.unfit(id, why),
             Event::Timer(timer) => step.timer(timer),
         }
         step.leave_if_empty();
@@ -356,6 +359,24 @@ impl Step<'_> {
             self.act(Action::Clear(timer));
         }
         self.lost(phase, reload, why);
+    }
+
+    /// The one before it goes on; what has come to this one meanwhile is not lost.
+    fn unfit(&mut self, id: Id, why: String) {
+        if self.state.phase(id) != Some(Phase::Trial) {
+            return;
+        }
+        let Some(parked) = self.state.find(Phase::Parked) else {
+            return self.unhealthy(id, why);
+        };
+        self.act(Action::Clear(Timer::Bake(id)));
+        self.state.set(parked, Phase::Serving);
+        self.act(Action::Resume(parked));
+        self.drain(id, Some(parked));
+        if self.state.workers.iter().any(|worker| worker.id == id && worker.reload) {
+            self.act(Action::Reloaded(Err(why)));
+        }
+        self.next();
     }
 
     /// A worker can no longer do what it was there for.

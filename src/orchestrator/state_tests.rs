@@ -112,6 +112,21 @@ fn a_failed_trial_resumes_the_old_worker() {
 }
 
 #[test]
+fn a_worker_that_fails_its_health_check_finishes_what_it_has_begun() {
+    let mut table = Table::serving();
+    table.on(Event::Reload, &[Action::Spawn(2)]);
+    table.on(Event::Unfit(2, "x".into()), &[]);
+    table.on(Event::Ready(2), &[Action::Pause(1)]);
+    let drain = Action::Drain { id: 2, successor: Some(1) };
+    let expected = [Action::Resume(1), drain, Action::Reloaded(Err("x".into()))];
+    table.on(Event::Unfit(2, "x".into()), &expected);
+    assert_eq!(table.0.phase(1), Some(Phase::Serving));
+    table.on(Event::Timer(Timer::Bake(2)), &[]);
+    table.on(Event::Unfit(2, "again".into()), &[]);
+    table.on(Event::Exited(2, "done".into()), &[]);
+}
+
+#[test]
 fn reloads_during_a_reload_become_one() {
     let mut table = Table::serving();
     table.on(Event::Reload, &[Action::Spawn(2)]);
@@ -335,13 +350,23 @@ impl World {
         assert!(self.left.is_none(), "events after the end");
         self.stopping |= event == Event::Stop;
         let before = self.accepting();
+        // What cannot be relied on is ended at once; and so is one that is not fit when no other is left,
+        // whether the state knows that already or not.
+        let ends = match event {
+            Event::Unhealthy(..) => true,
+            Event::Unfit(..) => {
+                let parked = self.state.find(Phase::Parked);
+                parked.is_none_or(|parked| !self.workers.contains_key(&parked))
+            }
+            _ => false,
+        };
         // What the event itself took away is not the master's doing.
         for action in self.state.step(self.now, 7, event.clone()) {
             self.apply(action, &event);
         }
         let starting = self.workers.values().filter(|mode| **mode == Mode::Starting).count();
         assert!(starting <= 1, "two workers are starting");
-        if !self.stopping && before > 0 && !matches!(event, Event::Unhealthy(..)) {
+        if !self.stopping && before > 0 && !ends {
             assert!(self.accepting() > 0, "nobody accepts after {event:?}");
         }
         if self.left.is_some() {
@@ -448,7 +473,13 @@ impl World {
             }
             10 => {
                 if let Some(id) = self.nth(nth) {
-                    self.feed(Event::Unhealthy(id, "hangs".into()));
+                    let why = "of no use".to_owned();
+                    let is_unfit = nth / 8 % 2 == 0;
+                    self.feed(if is_unfit {
+                        Event::Unfit(id, why)
+                    } else {
+                        Event::Unhealthy(id, why)
+                    });
                 }
             }
             11..=14 => {

@@ -95,7 +95,7 @@ impl Master {
         options.on_ready.iter().for_each(|hook| hook(&started));
         let serving = Serving::start(listeners, self.handle.clone(), options.client_limits);
         tracing::info!(generation, addresses = ?started.addresses, "ready");
-        self.link.send(ToMaster::Ready);
+        self.link.send(ToMaster::Ready { examines: !options.own_checks.is_empty() });
         Ok(serving)
     }
 
@@ -182,17 +182,25 @@ impl Master {
         // A panic of it is this worker's end, which fails the trial, too.
         let mut trial = pin!(health::watch_own(options.own_checks.clone(), options.bake_time));
         let mut on_trial = !options.own_checks.is_empty();
+        let mut pausing: Option<oneshot::Receiver<()>> = None;
         let mut orphaned = false;
         // Who asked for a descriptor, and waits for the answer of the master.
         let mut asked: Vec<(String, oneshot::Sender<Option<OwnedFd>>)> = Vec::new();
         let cut = loop {
             tokio::select! {
                 cut = &mut run => break cut,
+                paused = told(&mut pausing), if pausing.is_some() => {
+                    pausing = None;
+                    if paused {
+                        self.link.send(ToMaster::Paused);
+                    }
+                }
                 health = &mut trial, if on_trial => {
                     on_trial = false;
-                    if let Err(reason) = health {
-                        self.link.send(ToMaster::Unhealthy { reason });
-                    }
+                    self.link.send(match health {
+                        Ok(()) => ToMaster::Healthy,
+                        Err(reason) => ToMaster::Unhealthy { reason },
+                    });
                 }
                 () = &mut retiring, if retire == Retire::Now => {
                     retire = Retire::Done;
@@ -200,7 +208,11 @@ impl Master {
                 }
                 message = self.reader.receive::<ToWorker>(), if !orphaned => match message {
                     Ok(Some((message, fds))) => match message {
-                        ToWorker::Pause => order(Order::Pause),
+                        ToWorker::Pause => {
+                            let (tell, paused) = oneshot::channel();
+                            pausing = Some(paused);
+                            order(Order::Pause(tell));
+                        }
                         ToWorker::Resume => order(Order::Resume),
                         ToWorker::Adopt => fds.into_iter().for_each(|wire| order(Order::Adopt(wire))),
                         ToWorker::Active => {
@@ -262,6 +274,14 @@ impl Master {
         }
         self.link.send(ToMaster::Drained { cut });
         Ok(())
+    }
+}
+
+/// Whether what is waited for has happened; not when it was given up.
+async fn told(waiting: &mut Option<oneshot::Receiver<()>>) -> bool {
+    match waiting {
+        Some(waiting) => waiting.await.is_ok(),
+        None => false,
     }
 }
 

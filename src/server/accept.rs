@@ -97,6 +97,7 @@ pub(crate) async fn accept(
                 continue;
             }
         }
+        let _accepting = context.accepting.read().await;
         let mut changed = pin!(accepting.changed());
         loop {
             let accepted = tokio::select! {

@@ -3,7 +3,7 @@ use std::{
     time::Duration,
 };
 
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{RwLock, Semaphore, mpsc};
 
 use super::{
     Limits,
@@ -21,6 +21,8 @@ pub(crate) struct Context {
     pub(crate) connections: Drain,
     pub(crate) registry: Registry,
     pub(crate) limits: Limits,
+    /// Read while a loop may accept: who can write knows that none does.
+    pub(super) accepting: RwLock<()>,
     /// One for each connection that may be served; `None` where there is no limit.
     pub(super) seats: Option<Arc<Semaphore>>,
     /// Handlers find it through the drain, which does not keep it.
@@ -59,6 +61,7 @@ impl Context {
             connections: Drain::new(),
             registry: Registry::default(),
             limits,
+            accepting: RwLock::default(),
             seats,
             _handle: handle,
             phase: Mutex::new(Phase::Serving),

@@ -3,7 +3,7 @@ use std::{
 };
 
 use tokio::{
-    sync::{mpsc, watch},
+    sync::{mpsc, oneshot, watch},
     time::{Instant, sleep_until, timeout},
 };
 
@@ -37,7 +37,8 @@ pub(crate) struct Ending {
 
 #[derive(Debug)]
 pub(crate) enum Order {
-    Pause,
+    /// Stop accepting, and tell when nothing more is accepted.
+    Pause(oneshot::Sender<()>),
     Resume,
     /// Take connections over from the worker at the other end.
     Adopt(OwnedFd),
@@ -83,11 +84,11 @@ impl Serving {
             tokio::select! {
                 biased;
                 order = orders.recv() => match order {
-                    Some(Order::Pause) if ending.is_none() => self.set(Accepting::Paused),
+                    Some(Order::Pause(paused)) if ending.is_none() => self.pause(paused),
                     Some(Order::Resume) if ending.is_none() => self.set(Accepting::Yes),
                     Some(Order::Drain(wanted)) => self.drain(&mut ending, wanted),
                     Some(Order::Adopt(wire)) => self.adopt(wire),
-                    Some(Order::Pause | Order::Resume) => {}
+                    Some(Order::Pause(_) | Order::Resume) => {}
                     Some(Order::Cut) | None => break,
                 },
                 () = until(delay) => {
@@ -108,6 +109,16 @@ impl Serving {
         // What was upgraded does not end by itself; it ends with the process.
         let _ = timeout(CUT_PAUSE, self.context.connections.drained()).await;
         cut
+    }
+
+    fn pause(&self, paused: oneshot::Sender<()>) {
+        self.set(Accepting::Paused);
+        let context = self.context.clone();
+        tokio::spawn(async move {
+            drop(context.accepting.write().await);
+            // Who asked has stopped waiting.
+            let _ = paused.send(());
+        });
     }
 
     fn drain(&self, ending: &mut Option<Plan>, wanted: Ending) {
