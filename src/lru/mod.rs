@@ -28,6 +28,7 @@ mod builder;
 mod cache;
 mod clock;
 mod core;
+mod deferred;
 mod entry;
 mod error;
 mod expirable;

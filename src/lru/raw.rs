@@ -697,6 +697,23 @@ impl<K, V> Store<K, V> {
         self.node_mut(list).prev = id.0;
     }
 
+    /// Makes an entry and all that are older on its list the newest of it, in the same order: the ring stays as
+    /// it is, and its sentinel takes another place.
+    pub(crate) fn rotate(&mut self, id: Id, list: usize) {
+        debug_assert!(!self.is_free(id.0) && list < self.lists as usize);
+        let (id, list) = (id.0, list as u32);
+        let newer = self.node(id).prev;
+        if newer == list {
+            return;
+        }
+        self.unlink(list);
+        let sentinel = self.node_mut(list);
+        sentinel.prev = newer;
+        sentinel.next = id;
+        self.node_mut(newer).next = list;
+        self.node_mut(id).prev = list;
+    }
+
     #[inline(always)]
     fn entry(&self, id: u32) -> Option<Id> {
         (id >= self.lists).then_some(Id(id))
