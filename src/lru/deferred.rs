@@ -1,7 +1,11 @@
 //! Touches that wait for their turn, so that hits need not have the cache to themselves.
 
 use std::hash::{BuildHasher, Hash};
+#[cfg(not(all(test, shuttle)))]
 use std::sync::atomic::{AtomicBool, Ordering};
+
+#[cfg(all(test, shuttle))]
+use shuttle::sync::atomic::{AtomicBool, Ordering};
 
 use super::cache::{Cache, Ordered};
 use super::core::{Cause, Core, Sink};

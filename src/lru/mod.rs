@@ -34,6 +34,7 @@ mod error;
 mod expirable;
 mod hasher;
 mod iter;
+mod lock;
 mod policy;
 mod raw;
 #[cfg(feature = "serde")]

@@ -3,11 +3,6 @@
 use std::borrow::Borrow;
 use std::fmt;
 use std::hash::{BuildHasher, Hash};
-use std::hint;
-use std::ops::Range;
-use std::sync::{
-    LockResult, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, TryLockError, TryLockResult,
-};
 use std::thread;
 use std::time::Duration;
 
@@ -18,6 +13,7 @@ use super::deferred::{Asked, Deferred};
 use super::error::CapacityError;
 use super::expirable::Expiring;
 use super::hasher::RandomState;
+use super::lock::Lock;
 use super::policy::{Lru, Policy, Rules};
 
 /// The fewest entries of a shard when the number of shards is not set.
@@ -61,61 +57,10 @@ pub struct Cache<K, V, P = Lru, S = RandomState> {
 /// Alone on its cache lines (two, as processors fetch them in pairs).
 #[repr(align(128))]
 struct Shard<K, V, P, S> {
-    cache: RwLock<Part<K, V, P, S>>,
+    cache: Lock<Part<K, V, P, S>>,
 }
 
 type Part<K, V, P, S> = cache::Cache<K, V, Deferred<P>, S>;
-
-/// The pauses of a thread that waits for a lock, as powers of two, before it yields.
-///
-/// They are long: meanwhile the holder does many operations on lines that are near it, which is worth more
-/// than a fair share for each, as to carry the lines of a shard from one core to the other takes longer
-/// than an operation.
-const PAUSES: Range<u32> = 4..9;
-/// How often it yields before it sleeps until it is woken.
-const YIELDS: u32 = 4;
-
-impl<K, V, P, S> Shard<K, V, P, S> {
-    /// Beside other readers.
-    #[inline]
-    fn read(&self) -> RwLockReadGuard<'_, Part<K, V, P, S>> {
-        take(|| self.cache.try_read(), || self.cache.read())
-    }
-
-    /// Alone.
-    #[inline]
-    fn write(&self) -> RwLockWriteGuard<'_, Part<K, V, P, S>> {
-        take(|| self.cache.try_write(), || self.cache.write())
-    }
-}
-
-#[inline]
-fn take<G>(attempt: impl Fn() -> TryLockResult<G>, block: impl FnOnce() -> LockResult<G>) -> G {
-    match attempt() {
-        Ok(guard) => guard,
-        // Poison says that user code panicked under the lock; the cache is consistent all the same.
-        Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
-        Err(TryLockError::WouldBlock) => wait(attempt, block),
-    }
-}
-
-/// A lock is held for some tens of nanoseconds: much less than it takes to sleep and be woken.
-#[cold]
-fn wait<G>(attempt: impl Fn() -> TryLockResult<G>, block: impl FnOnce() -> LockResult<G>) -> G {
-    for round in PAUSES.start..PAUSES.end + YIELDS {
-        if round < PAUSES.end {
-            (0..1 << round).for_each(|_| hint::spin_loop());
-        } else {
-            thread::yield_now();
-        }
-        match attempt() {
-            Ok(guard) => return guard,
-            Err(TryLockError::Poisoned(poisoned)) => return poisoned.into_inner(),
-            Err(TryLockError::WouldBlock) => {}
-        }
-    }
-    block().unwrap_or_else(PoisonError::into_inner)
-}
 
 /// What left under a lock, to be told and dropped after it.
 struct Gone<K, V> {
@@ -218,7 +163,7 @@ impl<K: Hash + Eq, V, P: Policy, S: BuildHasher + Clone> Builder<K, V, P, S> {
                 listener: None,
                 shards: None,
             };
-            Shard { cache: RwLock::new(part.build()) }
+            Shard { cache: Lock::new(part.build()) }
         });
         Cache { shards: shards.collect(), hasher: self.hasher, listener: self.listener }
     }
@@ -276,7 +221,7 @@ impl<K, V, P, S> Cache<K, V, P, S> {
 
     /// The number of entries, shard by shard, expired ones that have not left yet among them.
     pub fn len(&self) -> usize {
-        self.shards.iter().map(|shard| shard.read().len()).sum()
+        self.shards.iter().map(|shard| shard.cache.read().len()).sum()
     }
 
     /// Whether there are none.
@@ -286,12 +231,16 @@ impl<K, V, P, S> Cache<K, V, P, S> {
 
     /// The sum of the shards' capacities.
     pub fn capacity(&self) -> usize {
-        self.shards.iter().fold(0, |sum: usize, shard| sum.saturating_add(shard.read().capacity()))
+        self.shards
+            .iter()
+            .fold(0, |sum: usize, shard| sum.saturating_add(shard.cache.read().capacity()))
     }
 
     /// The sum of the weights; without a weigher the number of entries.
     pub fn weight(&self) -> usize {
-        self.shards.iter().fold(0, |sum: usize, shard| sum.saturating_add(shard.read().weight()))
+        self.shards
+            .iter()
+            .fold(0, |sum: usize, shard| sum.saturating_add(shard.cache.read().weight()))
     }
 }
 
@@ -330,19 +279,19 @@ impl<K: Hash + Eq, V, P: Policy, S: BuildHasher> Cache<K, V, P, S> {
     ) -> Option<R> {
         let shard = self.shard(hash);
         if self.shards.len() > 1 {
-            let cache = shard.read();
+            let cache = shard.cache.read();
             match cache.ask(hash, &mut eq)? {
                 Asked::Held(id) => return Some(read(cache.core.store.value(id))),
                 Asked::Expired => {}
             }
         } else if !P::EXPIRES {
             // Nothing leaves at a lookup.
-            let mut cache = shard.write();
+            let mut cache = shard.cache.write();
             let id = cache.use_entry_into(hash, eq, &mut Discard)?;
             return Some(read(cache.core.store.value(id)));
         }
         let mut gone = self.gone();
-        let mut cache = shard.write();
+        let mut cache = shard.cache.write();
         let found =
             cache.use_entry_into(hash, eq, &mut gone).map(|id| read(cache.core.store.value(id)));
         drop(cache);
@@ -358,7 +307,7 @@ impl<K: Hash + Eq, V, P: Policy, S: BuildHasher> Cache<K, V, P, S> {
         V: Clone,
     {
         let hash = self.hasher.hash_one(key);
-        let cache = self.shard(hash).read();
+        let cache = self.shard(hash).cache.read();
         let id = cache.look_up(hash, |held| held.borrow() == key)?;
         Some(cache.core.store.value(id).clone())
     }
@@ -370,7 +319,7 @@ impl<K: Hash + Eq, V, P: Policy, S: BuildHasher> Cache<K, V, P, S> {
         Q: Hash + Eq + ?Sized,
     {
         let hash = self.hasher.hash_one(key);
-        let cache = self.shard(hash).read();
+        let cache = self.shard(hash).cache.read();
         cache.look_up(hash, |held| held.borrow() == key).is_some()
     }
 
@@ -390,7 +339,7 @@ impl<K: Hash + Eq, V, P: Policy, S: BuildHasher> Cache<K, V, P, S> {
     #[inline]
     fn write(&self, hash: u64, key: K, value: V, deadline: Option<u64>) -> (Option<V>, usize) {
         let mut gone = self.gone();
-        let mut cache = self.shard(hash).write();
+        let mut cache = self.shard(hash).cache.write();
         let deadline = deadline.unwrap_or_else(|| cache.policy.deadline());
         let (_, previous) = cache.write(hash, key, value, deadline, &mut gone);
         drop(cache);
@@ -413,7 +362,7 @@ impl<K: Hash + Eq, V, P: Policy, S: BuildHasher> Cache<K, V, P, S> {
     fn look_or_add<R>(&self, key: K, value: V, read: impl FnOnce(&V) -> R) -> OrAdd<R> {
         let hash = self.hasher.hash_one(&key);
         let mut gone = self.gone();
-        let mut cache = self.shard(hash).write();
+        let mut cache = self.shard(hash).cache.write();
         if let Some(id) = cache.look_up(hash, |held| *held == key) {
             return OrAdd::Present(read(cache.core.store.value(id)));
         }
@@ -496,7 +445,7 @@ impl<K: Hash + Eq, V, P: Policy, S: BuildHasher> Cache<K, V, P, S> {
         Q: Hash + Eq + ?Sized,
     {
         let hash = self.hasher.hash_one(key);
-        let mut cache = self.shard(hash).write();
+        let mut cache = self.shard(hash).cache.write();
         cache.take_by_hash(hash, |held| held.borrow() == key)
     }
 
@@ -504,7 +453,7 @@ impl<K: Hash + Eq, V, P: Policy, S: BuildHasher> Cache<K, V, P, S> {
     pub fn retain(&self, mut keep: impl FnMut(&K, &mut V) -> bool) {
         for shard in &self.shards {
             let mut gone = self.gone();
-            shard.write().retain_into(&mut keep, &mut gone);
+            shard.cache.write().retain_into(&mut keep, &mut gone);
             self.tell(gone);
         }
     }
@@ -512,7 +461,7 @@ impl<K: Hash + Eq, V, P: Policy, S: BuildHasher> Cache<K, V, P, S> {
     /// Calls `see` with every entry, one shard after the other, each under its lock and from its oldest entry.
     pub fn for_each(&self, mut see: impl FnMut(&K, &V)) {
         for shard in &self.shards {
-            for (key, value) in &*shard.read() {
+            for (key, value) in &*shard.cache.read() {
                 see(key, value);
             }
         }
@@ -545,7 +494,7 @@ impl<K: Hash + Eq, V, P: Policy, S: BuildHasher> Cache<K, V, P, S> {
         for (at, shard) in self.shards.iter().enumerate() {
             let mut gone = self.gone();
             let part = share(capacity, self.shards.len(), at);
-            shard.write().resize_into(part, &mut gone);
+            shard.cache.write().resize_into(part, &mut gone);
             evicted += self.tell(gone);
         }
         evicted
@@ -556,7 +505,7 @@ impl<K: Hash + Eq, V, P: Policy, S: BuildHasher> Cache<K, V, P, S> {
     pub fn purge(&self) {
         for shard in &self.shards {
             let mut gone = self.gone();
-            let mut cache = shard.write();
+            let mut cache = shard.cache.write();
             let order = cache.policy.order();
             cache.core.purge(order, |key, value| gone.entry(key, value, Cause::Purged));
             drop(cache);
@@ -568,7 +517,7 @@ impl<K: Hash + Eq, V, P: Policy, S: BuildHasher> Cache<K, V, P, S> {
     #[doc(hidden)]
     pub fn validate(&self) {
         for shard in &self.shards {
-            shard.read().validate();
+            shard.cache.read().validate();
         }
     }
 }
@@ -577,7 +526,7 @@ impl<K: Hash + Eq, V, P: super::Ordered, S: BuildHasher> Cache<K, V, P, S> {
     /// Removes and returns the oldest pair of the first shard that has one, which is the oldest of all in
     /// an [exact](Cache::exact) cache; the listener does not hear of it.
     pub fn pop_oldest(&self) -> Option<(K, V)> {
-        self.shards.iter().find_map(|shard| shard.write().pop_oldest())
+        self.shards.iter().find_map(|shard| shard.cache.write().pop_oldest())
     }
 }
 
@@ -585,7 +534,7 @@ impl<K: Hash + Eq, V, P: Policy, S: BuildHasher> Cache<K, V, Expiring<P>, S> {
     /// As [`Cache::insert`], with a time to live for this entry; 0 is never.
     pub fn insert_with_ttl(&self, key: K, value: V, ttl: Duration) -> Option<V> {
         let hash = self.hasher.hash_one(&key);
-        let deadline = self.shard(hash).read().policy.policy.after(ttl);
+        let deadline = self.shard(hash).cache.read().policy.policy.after(ttl);
         self.write(hash, key, value, Some(deadline)).0
     }
 
@@ -595,7 +544,7 @@ impl<K: Hash + Eq, V, P: Policy, S: BuildHasher> Cache<K, V, Expiring<P>, S> {
         let mut evicted = 0;
         for shard in &self.shards {
             let mut gone = self.gone();
-            shard.write().sweep(usize::MAX, &mut gone);
+            shard.cache.write().sweep(usize::MAX, &mut gone);
             evicted += self.tell(gone);
         }
         evicted
@@ -619,3 +568,6 @@ impl<K, V, P: fmt::Debug, S> fmt::Debug for Cache<K, V, P, S> {
             .finish_non_exhaustive()
     }
 }
+
+#[cfg(all(test, shuttle))]
+mod tests;
