@@ -318,7 +318,7 @@ impl<K: Hash + Eq, V, P: Policy, S: BuildHasher> Cache<K, V, P, S> {
         }
     }
 
-    /// Removes a key and says whether it was there; the listener gets the pair.
+    /// Removes a key and says whether it was there; the listener gets the pair. A ghost of it is forgotten.
     pub fn remove<Q>(&mut self, key: &Q) -> bool
     where
         K: Borrow<Q>,
@@ -326,7 +326,7 @@ impl<K: Hash + Eq, V, P: Policy, S: BuildHasher> Cache<K, V, P, S> {
     {
         let mut sink = self.core.report();
         let hash = self.core.hasher.hash_one(key);
-        match self.take_by_hash(hash, |held| held.borrow() == key) {
+        match self.remove_by_hash(hash, |held| held.borrow() == key) {
             Some((key, value)) => {
                 sink.entry(key, value, Cause::Removed);
                 true
@@ -351,7 +351,7 @@ impl<K: Hash + Eq, V, P: Policy, S: BuildHasher> Cache<K, V, P, S> {
         Q: Hash + Eq + ?Sized,
     {
         let hash = self.core.hasher.hash_one(key);
-        self.take_by_hash(hash, |held| held.borrow() == key)
+        self.remove_by_hash(hash, |held| held.borrow() == key)
     }
 
     /// Keeps the entries for which `keep` is true, from the oldest to the newest; the listener gets the others.
@@ -491,6 +491,23 @@ impl<K: Hash + Eq, V, P: Policy, S: BuildHasher> Cache<K, V, P, S> {
         }
         self.policy.touch(&mut self.core, id);
         Some(id)
+    }
+
+    /// Takes out the entry of a key. If that is a ghost it is forgotten, as in golang-lru: the key is then new
+    /// when it comes back.
+    pub(crate) fn remove_by_hash(
+        &mut self,
+        hash: u64,
+        mut eq: impl FnMut(&K) -> bool,
+    ) -> Option<(K, V)> {
+        if P::LISTS > 1
+            && let Some(id) = self.core.store.find(hash, &mut eq)
+            && self.core.is_ghost(id)
+        {
+            drop(self.core.forget_hashed(id, hash));
+            return None;
+        }
+        self.take_by_hash(hash, eq)
     }
 
     pub(crate) fn take_by_hash(&mut self, hash: u64, eq: impl FnMut(&K) -> bool) -> Option<(K, V)> {

@@ -483,6 +483,10 @@ impl<K: Hash + Eq, V, S: BuildHasher> Core<K, V, S> {
     /// Forgets a ghost.
     pub(crate) fn forget(&mut self, id: Id) -> K {
         let hash = self.hash_of(id);
+        self.forget_hashed(id, hash)
+    }
+
+    pub(crate) fn forget_hashed(&mut self, id: Id, hash: u64) -> K {
         self.leave(id);
         self.store.remove_ghost(id, hash)
     }

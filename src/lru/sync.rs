@@ -446,7 +446,7 @@ impl<K: Hash + Eq, V, P: Policy, S: BuildHasher> Cache<K, V, P, S> {
     {
         let hash = self.hasher.hash_one(key);
         let mut cache = self.shard(hash).cache.write();
-        cache.take_by_hash(hash, |held| held.borrow() == key)
+        cache.remove_by_hash(hash, |held| held.borrow() == key)
     }
 
     /// Keeps the entries for which `keep` is true, one shard after the other, each under its lock.
