@@ -225,7 +225,13 @@ impl<K, V, S> Core<K, V, S> {
 
     #[inline(always)]
     fn leave(&mut self, id: Id) {
-        let list = self.list_of(id);
+        self.leave_list(id, self.list_of(id));
+    }
+
+    /// As `leave`, where the list is known: to look it up may be to wait for it.
+    #[inline(always)]
+    fn leave_list(&mut self, id: Id, list: usize) {
+        debug_assert_eq!(self.list_of(id), list);
         self.counts[list] -= 1;
         self.sizes[list] -= self.weight_of(id);
     }
@@ -243,15 +249,15 @@ impl<K, V, S> Core<K, V, S> {
 
     /// Keeps the key of an entry as a ghost.
     #[inline]
-    fn make_ghost(&mut self, id: Id, list: usize) -> V {
+    fn make_ghost(&mut self, id: Id, from: usize, to: usize) -> V {
         // At least 1, or the ghosts of entries that weigh nothing would never end.
         let weight = self.weight_of(id).max(1);
-        self.leave(id);
-        self.enter(id, list, weight);
+        self.leave_list(id, from);
+        self.enter(id, to, weight);
         if let Some(wheel) = &mut self.wheel {
             wheel.cancel(id);
         }
-        self.store.make_ghost(id, list)
+        self.store.make_ghost(id, to)
     }
 
     /// Gives a ghost a value. It keeps its key.
@@ -294,7 +300,7 @@ impl<K, V, S> Core<K, V, S> {
     ) {
         if let Some(id) = self.store.oldest(from) {
             self.store.prefetch_newer(id);
-            let value = self.make_ghost(id, to);
+            let value = self.make_ghost(id, from, to);
             sink.ghost(self.store.key(id), value, cause);
         }
     }
@@ -444,7 +450,7 @@ impl<K: Hash + Eq, V, S: BuildHasher> Core<K, V, S> {
         };
         let old_hash = self.hash_of(id);
         self.prefetch_next(id);
-        self.leave(id);
+        self.leave_list(id, ghosts);
         self.enter(id, list, 1);
         drop(self.store.reuse_ghost(id, list, old_hash, hash, key, value));
         id
