@@ -1,4 +1,6 @@
-use super::{Chunk, FULL, Index, SLOTS, Store, portable, vector};
+use super::Store;
+use super::chunk::{Chunk, FULL, SLOTS, portable, vector};
+use super::index::Index;
 
 /// Numbers that look random and are the same in each run.
 fn numbers(mut state: u64) -> impl FnMut() -> u64 {
@@ -123,7 +125,7 @@ fn a_key_whose_hash_changes_still_leaves() {
 
 #[test]
 fn a_node_is_as_small_as_it_can_be() {
-    assert_eq!(size_of::<super::Node<u64, u64>>(), 24);
+    assert_eq!(size_of::<super::store::Node<u64, u64>>(), 24);
     assert_eq!(size_of::<Chunk>(), 64);
     assert_eq!(Store::<u64, u64>::ENTRY, 32);
 }
