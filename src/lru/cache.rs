@@ -649,23 +649,23 @@ impl<K: Hash + Eq, V, P: Ordered, S: BuildHasher> Cache<K, V, P, S> {
     /// Removes and returns the oldest pair; the listener does not hear of it.
     pub fn pop_oldest(&mut self) -> Option<(K, V)> {
         let mut sink = self.core.report();
-        let now = self.policy.now();
-        while let Some(id) = self.core.store.oldest(0) {
-            let expired = self.is_expired(id, now);
-            let (key, value) = self.core.take(id);
-            if !expired {
-                return Some((key, value));
-            }
-            sink.entry(key, value, Cause::Expired);
-        }
-        None
+        self.pop_into(|store| store.oldest(0), &mut sink)
     }
 
     /// Removes and returns the newest pair; the listener does not hear of it.
     pub fn pop_newest(&mut self) -> Option<(K, V)> {
         let mut sink = self.core.report();
+        self.pop_into(|store| store.newest(0), &mut sink)
+    }
+
+    /// Takes out the entry that `next` names, and what has expired before it.
+    pub(crate) fn pop_into(
+        &mut self,
+        next: impl Fn(&Store<K, V>) -> Option<Id>,
+        sink: &mut impl Sink<K, V>,
+    ) -> Option<(K, V)> {
         let now = self.policy.now();
-        while let Some(id) = self.core.store.newest(0) {
+        while let Some(id) = next(&self.core.store) {
             let expired = self.is_expired(id, now);
             let (key, value) = self.core.take(id);
             if !expired {

@@ -4,7 +4,7 @@ use std::fmt;
 use std::hash::{BuildHasher, Hash};
 use std::sync::Arc;
 
-use super::raw::{GHOSTS, Id, LISTS, Store};
+use super::raw::{Change, GHOSTS, Id, LISTS, Store};
 use super::wheel::{NEVER, Wheel};
 
 /// Entries that were asked for once, or all of them where a policy has one list.
@@ -429,9 +429,9 @@ impl<K: Hash + Eq, V, S: BuildHasher> Core<K, V, S> {
     /// Puts a new entry in the place of the oldest one of the only list, where every entry weighs 1.
     #[inline(always)]
     pub(crate) fn reuse_oldest(&mut self, id: Id, hash: u64, key: K, value: V) -> (K, V) {
-        let old_hash = self.hash_of(id);
+        let hashes = Change { from: self.hash_of(id), to: hash };
         self.prefetch_next(id);
-        self.store.reuse(id, RECENT, old_hash, hash, key, value)
+        self.store.reuse(id, RECENT, hashes, key, value)
     }
 
     /// Puts a new entry in the place of the oldest ghost of a list, where every entry weighs 1.
@@ -448,11 +448,11 @@ impl<K: Hash + Eq, V, S: BuildHasher> Core<K, V, S> {
         let Some(id) = self.store.oldest(ghosts) else {
             return self.push(list, hash, key, value, 1, most);
         };
-        let old_hash = self.hash_of(id);
+        let hashes = Change { from: self.hash_of(id), to: hash };
         self.prefetch_next(id);
         self.leave_list(id, ghosts);
         self.enter(id, list, 1);
-        drop(self.store.reuse_ghost(id, list, old_hash, hash, key, value));
+        drop(self.store.reuse_ghost(id, list, hashes, key, value));
         id
     }
 

@@ -19,7 +19,7 @@ mod tests;
 mod validate;
 mod walk;
 
-pub(crate) use self::store::Store;
+pub(crate) use self::store::{Change, Store};
 pub(crate) use self::walk::{Walk, WalkMut};
 
 /// The first ghost list; lists below it hold values.

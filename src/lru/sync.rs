@@ -526,7 +526,12 @@ impl<K: Hash + Eq, V, P: super::Ordered, S: BuildHasher> Cache<K, V, P, S> {
     /// Removes and returns the oldest pair of the first shard that has one, which is the oldest of all in
     /// an [exact](Cache::exact) cache; the listener does not hear of it.
     pub fn pop_oldest(&self) -> Option<(K, V)> {
-        self.shards.iter().find_map(|shard| shard.cache.write().pop_oldest())
+        self.shards.iter().find_map(|shard| {
+            let mut gone = self.gone();
+            let popped = shard.cache.write().pop_into(|store| store.oldest(0), &mut gone);
+            self.tell(gone);
+            popped
+        })
     }
 }
 

@@ -29,6 +29,12 @@ impl<K, V> Node<K, V> {
     }
 }
 
+/// The hashes of a key that leaves and of the one that takes its node.
+pub(crate) struct Change {
+    pub(crate) from: u64,
+    pub(crate) to: u64,
+}
+
 /// Entries in a slab, found through the index and ordered by lists; every list ends in a sentinel.
 pub(crate) struct Store<K, V> {
     pub(super) index: Index,
@@ -178,27 +184,19 @@ impl<K, V> Store<K, V> {
         Id(id)
     }
 
-    /// Puts another entry in the place of one that leaves, as the newest of its list.
+    /// Puts another entry in the place of one that leaves, as the newest of a list.
     #[inline(always)]
     pub(crate) fn reuse(
         &mut self,
         id: Id,
         list: usize,
-        old_hash: u64,
-        hash: u64,
+        hashes: Change,
         key: K,
         value: V,
     ) -> (K, V) {
-        debug_assert!(!self.is_free(id.0) && list < GHOSTS);
-        self.index.remove(old_hash, id.0);
-        self.index.insert(hash, id.0);
-        self.move_to_front(id, list);
-        let node = self.node_mut(id.0);
-        let key = mem::replace(&mut node.key, MaybeUninit::new(key));
-        let value = mem::replace(&mut node.value, MaybeUninit::new(value));
-        // SAFETY: the node held an entry, which was just replaced as a whole.
-        let key = unsafe { key.assume_init() };
-        // SAFETY: as above.
+        let value = mem::replace(&mut self.node_mut(id.0).value, MaybeUninit::new(value));
+        let key = self.rename(id, list, hashes, key);
+        // SAFETY: the caller gives an entry that is on no ghost list, so it held a value.
         (key, unsafe { value.assume_init() })
     }
 
@@ -208,19 +206,23 @@ impl<K, V> Store<K, V> {
         &mut self,
         id: Id,
         list: usize,
-        old_hash: u64,
-        hash: u64,
+        hashes: Change,
         key: K,
         value: V,
     ) -> K {
+        self.node_mut(id.0).value.write(value);
+        self.rename(id, list, hashes, key)
+    }
+
+    /// Gives a node another key and makes it the newest of a list.
+    #[inline(always)]
+    fn rename(&mut self, id: Id, list: usize, hashes: Change, key: K) -> K {
         debug_assert!(!self.is_free(id.0) && list < GHOSTS);
-        self.index.remove(old_hash, id.0);
-        self.index.insert(hash, id.0);
+        self.index.remove(hashes.from, id.0);
+        self.index.insert(hashes.to, id.0);
         self.move_to_front(id, list);
-        let node = self.node_mut(id.0);
-        node.value.write(value);
-        let key = mem::replace(&mut node.key, MaybeUninit::new(key));
-        // SAFETY: a ghost holds a key, which was just replaced.
+        let key = mem::replace(&mut self.node_mut(id.0).key, MaybeUninit::new(key));
+        // SAFETY: the node was on a list, so it held a key, which was just replaced.
         unsafe { key.assume_init() }
     }
 

@@ -1,6 +1,6 @@
-use super::Store;
 use super::chunk::{Chunk, FULL, SLOTS, portable, vector};
 use super::index::Index;
+use super::{Change, Store};
 
 /// Numbers that look random and are the same in each run.
 fn numbers(mut state: u64) -> impl FnMut() -> u64 {
@@ -71,7 +71,7 @@ fn churn(capacity: usize, hash: impl Fn(u64) -> u64) {
             let old = *store.key(oldest);
             model.retain(|held| *held != old);
             model.push(key);
-            let left = store.reuse(oldest, 0, hash(old), hash(key), key, !key);
+            let left = store.reuse(oldest, 0, Change { from: hash(old), to: hash(key) }, key, !key);
             assert_eq!(left, (old, !old));
         }
         store.validate(Some(&|key| hash(*key)));
