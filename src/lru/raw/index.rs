@@ -4,7 +4,7 @@ use super::LISTS;
 use super::chunk::{Chunk, FULL, SLOTS, vector};
 
 /// A count that stays: without the bit of `FULL`, so that it matches nothing.
-const UNKNOWN: u16 = FULL - 1;
+pub(super) const UNKNOWN: u16 = FULL - 1;
 /// Entries per chunk when the index is full: few enough that hardly any finds its chunk full.
 pub(super) const PER_CHUNK: usize = 8;
 

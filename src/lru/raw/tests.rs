@@ -1,5 +1,5 @@
 use super::chunk::{Chunk, FULL, SLOTS, portable, vector};
-use super::index::Index;
+use super::index::{Index, UNKNOWN};
 use super::{Change, Store};
 
 /// Numbers that look random and are the same in each run.
@@ -107,6 +107,29 @@ fn a_chunk_knows_how_many_passed() {
         assert!(index.find(0, |found| found == id).is_none());
     }
     assert!(index.chunks.iter().all(|chunk| chunk.passed == 0));
+}
+
+#[test]
+fn a_chunk_that_too_many_passed_stays_marked() {
+    let mut index = Index::for_nodes(400);
+    for id in 1..=16 {
+        index.insert(0, id);
+    }
+    // As if that many had passed.
+    index.chunks[0].passed = UNKNOWN - 1;
+    for id in 17..=400 {
+        index.insert(0, id);
+    }
+    assert_eq!(index.chunk(0).passed, UNKNOWN);
+    for id in 1..=400 {
+        index.remove(0, id);
+    }
+    // It does not know that nobody is left, and nothing goes wrong for it.
+    assert_eq!(index.chunk(0).passed, UNKNOWN);
+    assert!(index.chunks[1..].iter().all(|chunk| chunk.passed == 0));
+    assert_eq!(index.find(0, |_| true), None);
+    index.insert(0, 7);
+    assert_eq!(index.find(0, |_| true), Some(7));
 }
 
 /// Other keys may be missed after such a lie, but no id that has left may stay behind.

@@ -4,6 +4,7 @@ use std::mem;
 
 use super::Id;
 use super::chunk::SLOTS;
+use super::index::UNKNOWN;
 use super::store::{NONE, Store};
 
 impl<K, V> Store<K, V> {
@@ -40,7 +41,7 @@ impl<K, V> Store<K, V> {
 
     fn validate_index(&self, count: usize, hash: Option<&dyn Fn(&K) -> u64>) {
         let index = &self.index;
-        let mut passed = vec![0; index.chunks.len()];
+        let mut passed = vec![0_usize; index.chunks.len()];
         let mut seen = vec![false; self.nodes.len()];
         let mut filled = 0;
         for (at, chunk) in index.chunks.iter().enumerate() {
@@ -64,8 +65,10 @@ impl<K, V> Store<K, V> {
         }
         assert_eq!(filled, count, "index and lists disagree");
         if hash.is_some() && index.exact {
-            let counts = index.chunks.iter().map(|chunk| chunk.passed);
-            assert!(counts.eq(passed), "a chunk counts others than those who passed it");
+            for (chunk, passed) in index.chunks.iter().zip(passed) {
+                let right = chunk.passed == UNKNOWN || usize::from(chunk.passed) == passed;
+                assert!(right, "a chunk counts others than those who passed it");
+            }
         }
     }
 }
