@@ -1,5 +1,6 @@
 //! What golang-lru answered to random operations, operation by operation; `benches/peers/golang_lru` recorded it.
-#![cfg(feature = "lru")]
+// Under Miri the models are enough.
+#![cfg(all(feature = "lru", not(miri)))]
 #![allow(clippy::unwrap_used)]
 
 use std::fmt::Display;

@@ -45,7 +45,14 @@ impl Model {
     }
 }
 
+fn cases() -> ProptestConfig {
+    let cases = if cfg!(miri) { 2 } else { 64 };
+    ProptestConfig { cases, failure_persistence: None, ..ProptestConfig::default() }
+}
+
 proptest! {
+    #![proptest_config(cases())]
+
     #[test]
     fn a_second_chance_is_what_the_model_gives(
         capacity in 1_usize..40,
