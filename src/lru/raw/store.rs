@@ -291,10 +291,10 @@ impl<K, V> Store<K, V> {
         prefetch(self.index.chunk(self.index.home(hash)));
     }
 
-    /// Whether the index is larger than what is always near the processor.
+    /// Whether the index is larger than what is always near the processor, some 64 KiB.
     #[inline(always)]
     pub(crate) fn is_large(&self) -> bool {
-        self.index.chunks.len() > 1 << 14
+        self.index.chunks.len() > 1 << 10
     }
 
     /// Takes the oldest entry off a list without telling the index, on the way to [`Store::reset`] or the
