@@ -7,8 +7,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 #[cfg(all(test, shuttle))]
 use shuttle::sync::atomic::{AtomicBool, Ordering};
 
-use super::cache::{Cache, Ordered};
+use super::cache::Cache;
 use super::core::{Cause, Core, Sink};
+use super::ordered::Ordered;
 use super::policy::{Policy, Rules, forward, inner};
 use super::raw::{Id, LISTS};
 
