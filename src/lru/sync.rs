@@ -138,7 +138,8 @@ impl<K, V, P, S> Builder<K, V, P, S> {
     /// The number of shards of [`Builder::build_sync`], rounded up to a power of two; at most 4096.
     ///
     /// Default: four per processor, and fewer when a shard would have a capacity below 128. The capacity is
-    /// shared out evenly, so with weights no entry may be heavier than its share.
+    /// shared out evenly, so with weights no entry may be heavier than its share. With one shard the order is
+    /// exact.
     pub fn shards(mut self, shards: usize) -> Self {
         self.shards = Some(shards);
         self
