@@ -2,8 +2,6 @@
 
 /// Slots of a chunk.
 pub(super) const SLOTS: usize = 15;
-/// The slots of a chunk, as bits.
-const ALL: u32 = (1 << SLOTS) - 1;
 /// Set in the upper half of every slot that is filled, so that an empty one matches nothing.
 pub(super) const FULL: u16 = 1 << 15;
 
@@ -54,11 +52,14 @@ impl Chunk {
 
 #[cfg(all(target_arch = "x86_64", target_feature = "sse2"))]
 pub(super) mod vector {
-    use super::{ALL, Chunk};
+    use super::{Chunk, SLOTS};
     use std::arch::x86_64::{
         __m128i, _mm_and_si128, _mm_cmpeq_epi16, _mm_load_si128, _mm_movemask_epi8,
         _mm_packs_epi16, _mm_set1_epi16,
     };
+
+    /// The slots of a chunk, as bits.
+    const ALL: u32 = (1 << SLOTS) - 1;
 
     /// Upper halves in the parts 0 and 1, lower ones in 2 and 3.
     #[inline]
