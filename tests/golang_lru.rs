@@ -34,7 +34,8 @@
 //! | expirable `TestCache_EvictionSameKey` | [`an_update_renews_the_time`] |
 //! | expirable `TestCache_CloseGoRoutine`, `TestCache_RestartGoRoutine` | [`expiry_pauses_and_resumes`] |
 //!
-//! Differences, on purpose: [`deviations`] has a row for each.
+//! Differences, on purpose: [`deviations`] has a row for each. `golang_lru_replay.rs` has what golang-lru itself
+//! answered to some thousand operations.
 #![cfg(feature = "lru")]
 #![allow(clippy::unwrap_used)]
 

@@ -318,7 +318,7 @@ impl<K: Hash + Eq, V, P: Policy, S: BuildHasher> Cache<K, V, P, S> {
         }
     }
 
-    /// Removes a key and says whether it was there; the listener gets the pair.
+    /// Removes a key and says whether it was there; the listener gets the pair. A ghost of it is forgotten.
     pub fn remove<Q>(&mut self, key: &Q) -> bool
     where
         K: Borrow<Q>,
@@ -326,7 +326,7 @@ impl<K: Hash + Eq, V, P: Policy, S: BuildHasher> Cache<K, V, P, S> {
     {
         let mut sink = self.core.report();
         let hash = self.core.hasher.hash_one(key);
-        match self.take_by_hash(hash, |held| held.borrow() == key) {
+        match self.remove_by_hash(hash, |held| held.borrow() == key) {
             Some((key, value)) => {
                 sink.entry(key, value, Cause::Removed);
                 true
@@ -351,7 +351,7 @@ impl<K: Hash + Eq, V, P: Policy, S: BuildHasher> Cache<K, V, P, S> {
         Q: Hash + Eq + ?Sized,
     {
         let hash = self.core.hasher.hash_one(key);
-        self.take_by_hash(hash, |held| held.borrow() == key)
+        self.remove_by_hash(hash, |held| held.borrow() == key)
     }
 
     /// Keeps the entries for which `keep` is true, from the oldest to the newest; the listener gets the others.
@@ -493,6 +493,23 @@ impl<K: Hash + Eq, V, P: Policy, S: BuildHasher> Cache<K, V, P, S> {
         Some(id)
     }
 
+    /// Takes out the entry of a key. If that is a ghost it is forgotten, as in golang-lru: the key is then new
+    /// when it comes back.
+    pub(crate) fn remove_by_hash(
+        &mut self,
+        hash: u64,
+        mut eq: impl FnMut(&K) -> bool,
+    ) -> Option<(K, V)> {
+        if P::LISTS > 1
+            && let Some(id) = self.core.store.find(hash, &mut eq)
+            && self.core.is_ghost(id)
+        {
+            drop(self.core.forget_hashed(id, hash));
+            return None;
+        }
+        self.take_by_hash(hash, eq)
+    }
+
     pub(crate) fn take_by_hash(&mut self, hash: u64, eq: impl FnMut(&K) -> bool) -> Option<(K, V)> {
         let id = self.look_up(hash, eq)?;
         Some(self.core.take_hashed(id, hash))
@@ -598,89 +615,6 @@ impl<K: Hash + Eq, V, P: Policy, S: BuildHasher> Cache<K, V, P, S> {
 pub(crate) fn into_value<K, V>((key, value): (K, V)) -> V {
     drop(key);
     value
-}
-
-/// A policy that keeps all entries in one order of use.
-pub trait Ordered: Policy {}
-impl Ordered for Lru {}
-impl Ordered for super::Expiring<Lru> {}
-
-impl<K: Hash + Eq, V, P: Ordered, S: BuildHasher> Cache<K, V, P, S> {
-    /// The pair that is the next to go, without a use.
-    #[doc(alias = "get_oldest")]
-    pub fn oldest(&self) -> Option<(&K, &V)> {
-        self.iter().next()
-    }
-
-    /// The pair that was used last, without a use.
-    pub fn newest(&self) -> Option<(&K, &V)> {
-        self.iter().next_back()
-    }
-
-    /// Removes the oldest pair and says whether there was one; the listener gets it.
-    pub fn remove_oldest(&mut self) -> bool {
-        let mut sink = self.core.report();
-        match self.pop_oldest() {
-            Some((key, value)) => {
-                sink.entry(key, value, Cause::Removed);
-                true
-            }
-            None => false,
-        }
-    }
-
-    /// Removes and returns the oldest pair; the listener does not hear of it.
-    pub fn pop_oldest(&mut self) -> Option<(K, V)> {
-        let mut sink = self.core.report();
-        let now = self.policy.now();
-        while let Some(id) = self.core.store.oldest(0) {
-            let expired = self.is_expired(id, now);
-            let (key, value) = self.core.take(id);
-            if !expired {
-                return Some((key, value));
-            }
-            sink.entry(key, value, Cause::Expired);
-        }
-        None
-    }
-
-    /// Removes and returns the newest pair; the listener does not hear of it.
-    pub fn pop_newest(&mut self) -> Option<(K, V)> {
-        let mut sink = self.core.report();
-        let now = self.policy.now();
-        while let Some(id) = self.core.store.newest(0) {
-            let expired = self.is_expired(id, now);
-            let (key, value) = self.core.take(id);
-            if !expired {
-                return Some((key, value));
-            }
-            sink.entry(key, value, Cause::Expired);
-        }
-        None
-    }
-
-    /// Makes an entry the newest, and says whether it is there.
-    pub fn promote<Q>(&mut self, key: &Q) -> bool
-    where
-        K: Borrow<Q>,
-        Q: Hash + Eq + ?Sized,
-    {
-        self.get(key).is_some()
-    }
-
-    /// Makes an entry the oldest, the next to go, and says whether it is there.
-    pub fn demote<Q>(&mut self, key: &Q) -> bool
-    where
-        K: Borrow<Q>,
-        Q: Hash + Eq + ?Sized,
-    {
-        let hash = self.core.hasher.hash_one(key);
-        let found = self.look_up(hash, |held| held.borrow() == key);
-        if let Some(id) = found {
-            self.core.store.move_to_back(id, 0);
-        }
-        found.is_some()
-    }
 }
 
 /// Keeps the first that leaves, for whoever pushed.

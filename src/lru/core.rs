@@ -4,7 +4,7 @@ use std::fmt;
 use std::hash::{BuildHasher, Hash};
 use std::sync::Arc;
 
-use super::raw::{GHOSTS, Id, LISTS, Store};
+use super::raw::{Change, GHOSTS, Id, LISTS, Store};
 use super::wheel::{NEVER, Wheel};
 
 /// Entries that were asked for once, or all of them where a policy has one list.
@@ -225,7 +225,13 @@ impl<K, V, S> Core<K, V, S> {
 
     #[inline(always)]
     fn leave(&mut self, id: Id) {
-        let list = self.list_of(id);
+        self.leave_list(id, self.list_of(id));
+    }
+
+    /// As `leave`, where the list is known: to look it up may be to wait for it.
+    #[inline(always)]
+    fn leave_list(&mut self, id: Id, list: usize) {
+        debug_assert_eq!(self.list_of(id), list);
         self.counts[list] -= 1;
         self.sizes[list] -= self.weight_of(id);
     }
@@ -243,15 +249,15 @@ impl<K, V, S> Core<K, V, S> {
 
     /// Keeps the key of an entry as a ghost.
     #[inline]
-    fn make_ghost(&mut self, id: Id, list: usize) -> V {
+    fn make_ghost(&mut self, id: Id, from: usize, to: usize) -> V {
         // At least 1, or the ghosts of entries that weigh nothing would never end.
         let weight = self.weight_of(id).max(1);
-        self.leave(id);
-        self.enter(id, list, weight);
+        self.leave_list(id, from);
+        self.enter(id, to, weight);
         if let Some(wheel) = &mut self.wheel {
             wheel.cancel(id);
         }
-        self.store.make_ghost(id, list)
+        self.store.make_ghost(id, to)
     }
 
     /// Gives a ghost a value. It keeps its key.
@@ -294,7 +300,7 @@ impl<K, V, S> Core<K, V, S> {
     ) {
         if let Some(id) = self.store.oldest(from) {
             self.store.prefetch_newer(id);
-            let value = self.make_ghost(id, to);
+            let value = self.make_ghost(id, from, to);
             sink.ghost(self.store.key(id), value, cause);
         }
     }
@@ -423,9 +429,9 @@ impl<K: Hash + Eq, V, S: BuildHasher> Core<K, V, S> {
     /// Puts a new entry in the place of the oldest one of the only list, where every entry weighs 1.
     #[inline(always)]
     pub(crate) fn reuse_oldest(&mut self, id: Id, hash: u64, key: K, value: V) -> (K, V) {
-        let old_hash = self.hash_of(id);
+        let hashes = Change { from: self.hash_of(id), to: hash };
         self.prefetch_next(id);
-        self.store.reuse(id, RECENT, old_hash, hash, key, value)
+        self.store.reuse(id, RECENT, hashes, key, value)
     }
 
     /// Puts a new entry in the place of the oldest ghost of a list, where every entry weighs 1.
@@ -442,11 +448,11 @@ impl<K: Hash + Eq, V, S: BuildHasher> Core<K, V, S> {
         let Some(id) = self.store.oldest(ghosts) else {
             return self.push(list, hash, key, value, 1, most);
         };
-        let old_hash = self.hash_of(id);
+        let hashes = Change { from: self.hash_of(id), to: hash };
         self.prefetch_next(id);
-        self.leave(id);
+        self.leave_list(id, ghosts);
         self.enter(id, list, 1);
-        drop(self.store.reuse_ghost(id, list, old_hash, hash, key, value));
+        drop(self.store.reuse_ghost(id, list, hashes, key, value));
         id
     }
 
@@ -483,6 +489,10 @@ impl<K: Hash + Eq, V, S: BuildHasher> Core<K, V, S> {
     /// Forgets a ghost.
     pub(crate) fn forget(&mut self, id: Id) -> K {
         let hash = self.hash_of(id);
+        self.forget_hashed(id, hash)
+    }
+
+    pub(crate) fn forget_hashed(&mut self, id: Id, hash: u64) -> K {
         self.leave(id);
         self.store.remove_ghost(id, hash)
     }

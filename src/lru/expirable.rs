@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::cache::Cache;
 use super::clock::{Clock, MonotonicClock, nanos};
 use super::core::{Cause, Core, Sink};
-use super::policy::{Evicts, Lru, Policy, Rules};
+use super::policy::{Evicts, Lru, Policy, Rules, forward, inner};
 use super::raw::Id;
 use super::wheel::NEVER;
 
@@ -114,60 +114,7 @@ impl<P: Policy> Rules for Expiring<P> {
         self.after(self.ttl)
     }
 
-    fn set_capacity(&mut self, capacity: usize) {
-        self.policy.set_capacity(capacity);
-    }
-
-    fn order(&self) -> &'static [usize] {
-        self.policy.order()
-    }
-
-    fn most(&self, capacity: usize) -> usize {
-        self.policy.most(capacity)
-    }
-
-    #[inline]
-    fn touch<K, V, S>(&mut self, core: &mut Core<K, V, S>, id: Id) {
-        self.policy.touch(core, id);
-    }
-
-    fn make_room<K: Hash + Eq, V, S: BuildHasher>(
-        &mut self,
-        core: &mut Core<K, V, S>,
-        weight: usize,
-        revived: Option<Id>,
-        cause: Cause,
-        sink: &mut impl Sink<K, V>,
-    ) {
-        self.policy.make_room(core, weight, revived, cause, sink);
-    }
-
-    fn admit<K: Hash + Eq, V, S: BuildHasher, T: Sink<K, V>>(
-        &mut self,
-        core: &mut Core<K, V, S>,
-        hash: u64,
-        key: K,
-        value: V,
-        weight: usize,
-        sink: &mut T,
-    ) -> Id {
-        self.policy.admit(core, hash, key, value, weight, sink)
-    }
-
-    fn revive<K: Hash + Eq, V, S: BuildHasher>(
-        &mut self,
-        core: &mut Core<K, V, S>,
-        ghost: Id,
-        value: V,
-        weight: usize,
-        sink: &mut impl Sink<K, V>,
-    ) {
-        self.policy.revive(core, ghost, value, weight, sink);
-    }
-
-    fn trim_ghosts<K: Hash + Eq, V, S: BuildHasher>(&mut self, core: &mut Core<K, V, S>) {
-        self.policy.trim_ghosts(core);
-    }
+    forward!(inner: set_capacity order most touched touch make_room admit revive trim_ghosts);
 }
 
 impl<K, V> Cache<K, V, Expiring<Lru>> {

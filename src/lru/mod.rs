@@ -28,11 +28,14 @@ mod builder;
 mod cache;
 mod clock;
 mod core;
+mod deferred;
 mod entry;
 mod error;
 mod expirable;
 mod hasher;
 mod iter;
+mod lock;
+mod ordered;
 mod policy;
 mod raw;
 #[cfg(feature = "serde")]
@@ -43,7 +46,7 @@ mod wheel;
 
 pub use self::adaptive::Adaptive;
 pub use self::builder::Builder;
-pub use self::cache::{Cache, OrAdd, Ordered};
+pub use self::cache::{Cache, OrAdd};
 pub use self::clock::{Clock, ManualClock, MonotonicClock};
 pub use self::core::Cause;
 pub use self::entry::{Entry, OccupiedEntry, VacantEntry};
@@ -51,6 +54,7 @@ pub use self::error::CapacityError;
 pub use self::expirable::Expiring;
 pub use self::hasher::{DefaultHasher, RandomState};
 pub use self::iter::{Drain, IntoIter, Iter, IterMut, Keys, Values};
+pub use self::ordered::Ordered;
 pub use self::policy::{AnyPolicy, Evicts, Lru, Policy};
 pub use self::two_queue::TwoQueue;
 

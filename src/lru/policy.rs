@@ -4,7 +4,7 @@ use std::fmt;
 use std::hash::{BuildHasher, Hash};
 
 use super::adaptive::Adaptive;
-use super::core::{Cause, Core, RECENT, Sink};
+use super::core::{Cause, Core, FREQUENT, RECENT, Sink};
 use super::raw::{Id, LISTS};
 use super::two_queue::TwoQueue;
 use super::wheel::NEVER;
@@ -63,6 +63,11 @@ pub trait Rules: Sized {
         capacity
     }
 
+    /// The list that an entry is on once it was touched.
+    fn touched(&self) -> usize {
+        FREQUENT
+    }
+
     /// An entry was asked for.
     fn touch<K, V, S>(&mut self, core: &mut Core<K, V, S>, id: Id);
 
@@ -104,6 +109,102 @@ pub trait Rules: Sized {
     fn trim_ghosts<K: Hash + Eq, V, S: BuildHasher>(&mut self, core: &mut Core<K, V, S>);
 }
 
+/// Rules that hand on to another policy, which `$with` finds.
+macro_rules! forward {
+    ($with:ident: $($rule:ident)*) => { $(forward!(@ $with $rule);)* };
+    (@ $with:ident now) => {
+        #[inline(always)]
+        fn now(&self) -> u64 {
+            $with!(self, policy => policy.now())
+        }
+    };
+    (@ $with:ident deadline) => {
+        #[inline(always)]
+        fn deadline(&self) -> u64 {
+            $with!(self, policy => policy.deadline())
+        }
+    };
+    (@ $with:ident set_capacity) => {
+        fn set_capacity(&mut self, capacity: usize) {
+            $with!(self, policy => policy.set_capacity(capacity));
+        }
+    };
+    (@ $with:ident order) => {
+        fn order(&self) -> &'static [usize] {
+            $with!(self, policy => policy.order())
+        }
+    };
+    (@ $with:ident most) => {
+        fn most(&self, capacity: usize) -> usize {
+            $with!(self, policy => policy.most(capacity))
+        }
+    };
+    (@ $with:ident touched) => {
+        fn touched(&self) -> usize {
+            $with!(self, policy => policy.touched())
+        }
+    };
+    (@ $with:ident touch) => {
+        #[inline]
+        fn touch<K, V, S>(&mut self, core: &mut Core<K, V, S>, id: Id) {
+            $with!(self, policy => policy.touch(core, id));
+        }
+    };
+    (@ $with:ident make_room) => {
+        fn make_room<K: Hash + Eq, V, S: BuildHasher>(
+            &mut self,
+            core: &mut Core<K, V, S>,
+            weight: usize,
+            revived: Option<Id>,
+            cause: Cause,
+            sink: &mut impl Sink<K, V>,
+        ) {
+            $with!(self, policy => policy.make_room(core, weight, revived, cause, sink));
+        }
+    };
+    (@ $with:ident admit) => {
+        fn admit<K: Hash + Eq, V, S: BuildHasher, T: Sink<K, V>>(
+            &mut self,
+            core: &mut Core<K, V, S>,
+            hash: u64,
+            key: K,
+            value: V,
+            weight: usize,
+            sink: &mut T,
+        ) -> Id {
+            $with!(self, policy => policy.admit(core, hash, key, value, weight, sink))
+        }
+    };
+    (@ $with:ident revive) => {
+        fn revive<K: Hash + Eq, V, S: BuildHasher>(
+            &mut self,
+            core: &mut Core<K, V, S>,
+            ghost: Id,
+            value: V,
+            weight: usize,
+            sink: &mut impl Sink<K, V>,
+        ) {
+            $with!(self, policy => policy.revive(core, ghost, value, weight, sink));
+        }
+    };
+    (@ $with:ident trim_ghosts) => {
+        fn trim_ghosts<K: Hash + Eq, V, S: BuildHasher>(&mut self, core: &mut Core<K, V, S>) {
+            $with!(self, policy => policy.trim_ghosts(core));
+        }
+    };
+}
+pub(super) use forward;
+
+/// The policy that another one is around.
+macro_rules! inner {
+    ($around:expr, $policy:ident => $call:expr) => {
+        match $around {
+            Self { policy: $policy, .. } => $call,
+        }
+    };
+}
+pub(super) use inner;
+
 /// The entry that was not asked for the longest leaves first.
 ///
 /// ```
@@ -131,6 +232,10 @@ impl Rules for Lru {
     const LISTS: usize = 1;
 
     fn set_capacity(&mut self, _: usize) {}
+
+    fn touched(&self) -> usize {
+        RECENT
+    }
 
     #[inline(always)]
     fn touch<K, V, S>(&mut self, core: &mut Core<K, V, S>, id: Id) {
@@ -254,57 +359,5 @@ macro_rules! each {
 impl Rules for AnyPolicy {
     const LISTS: usize = LISTS;
 
-    fn set_capacity(&mut self, capacity: usize) {
-        each!(self, policy => policy.set_capacity(capacity));
-    }
-
-    fn order(&self) -> &'static [usize] {
-        each!(self, policy => policy.order())
-    }
-
-    fn most(&self, capacity: usize) -> usize {
-        each!(self, policy => policy.most(capacity))
-    }
-
-    fn touch<K, V, S>(&mut self, core: &mut Core<K, V, S>, id: Id) {
-        each!(self, policy => policy.touch(core, id));
-    }
-
-    fn make_room<K: Hash + Eq, V, S: BuildHasher>(
-        &mut self,
-        core: &mut Core<K, V, S>,
-        weight: usize,
-        revived: Option<Id>,
-        cause: Cause,
-        sink: &mut impl Sink<K, V>,
-    ) {
-        each!(self, policy => policy.make_room(core, weight, revived, cause, sink));
-    }
-
-    fn admit<K: Hash + Eq, V, S: BuildHasher, T: Sink<K, V>>(
-        &mut self,
-        core: &mut Core<K, V, S>,
-        hash: u64,
-        key: K,
-        value: V,
-        weight: usize,
-        sink: &mut T,
-    ) -> Id {
-        each!(self, policy => policy.admit(core, hash, key, value, weight, sink))
-    }
-
-    fn revive<K: Hash + Eq, V, S: BuildHasher>(
-        &mut self,
-        core: &mut Core<K, V, S>,
-        ghost: Id,
-        value: V,
-        weight: usize,
-        sink: &mut impl Sink<K, V>,
-    ) {
-        each!(self, policy => policy.revive(core, ghost, value, weight, sink));
-    }
-
-    fn trim_ghosts<K: Hash + Eq, V, S: BuildHasher>(&mut self, core: &mut Core<K, V, S>) {
-        each!(self, policy => policy.trim_ghosts(core));
-    }
+    forward!(each: set_capacity order most touched touch make_room admit revive trim_ghosts);
 }

@@ -3,30 +3,32 @@
 use std::borrow::Borrow;
 use std::fmt;
 use std::hash::{BuildHasher, Hash};
-use std::hint;
-use std::ops::Range;
-use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
 use std::thread;
 use std::time::Duration;
 
 use super::builder::Builder;
 use super::cache::{self, OrAdd, into_value};
 use super::core::{Cause, Discard, Listener, Sink};
+use super::deferred::{Asked, Deferred};
 use super::error::CapacityError;
 use super::expirable::Expiring;
 use super::hasher::RandomState;
-use super::policy::{Lru, Policy};
+use super::lock::Lock;
+use super::policy::{Lru, Policy, Rules};
 
 /// The fewest entries of a shard when the number of shards is not set.
-const LEAST: usize = 256;
+const LEAST: usize = 128;
 /// The most shards.
 const MOST_SHARDS: usize = 1 << 12;
 
 /// A cache for several threads, over any policy.
 ///
-/// It consists of shards, each a [`lru::Cache`](cache::Cache) under a lock of its own, so that threads
-/// seldom wait for each other. Each shard keeps its own order, so what leaves is the oldest of a shard and
-/// not of all; where that matters, [`Cache::exact`] has one shard and the exact order of the policy.
+/// It consists of shards, each a [`lru::Cache`](cache::Cache) under a lock of its own. A hit needs no more than
+/// shared access to its shard, so that threads that only read do not wait for each other: it notes that the
+/// entry was asked for, and the entry is moved when its turn to leave has come, which it then does not. What
+/// leaves is thus an old entry of a shard that was not asked for lately, and not always the oldest of all
+/// (a single write spares no more than sixteen). Where that matters, [`Cache::exact`] has one shard and the
+/// exact order of the policy; so has every cache with one shard, which small ones have by default.
 ///
 /// What leaves is dropped, and the listener runs, after the lock is released and on the thread that caused
 /// it: a listener may use the cache. Do not use it from a weigher, from `Hash`, `Eq` or `Clone`, or from the
@@ -55,47 +57,10 @@ pub struct Cache<K, V, P = Lru, S = RandomState> {
 /// Alone on its cache lines (two, as processors fetch them in pairs).
 #[repr(align(128))]
 struct Shard<K, V, P, S> {
-    cache: Mutex<cache::Cache<K, V, P, S>>,
+    cache: Lock<Part<K, V, P, S>>,
 }
 
-/// The pauses of a thread that waits for a lock, as powers of two, before it yields.
-///
-/// They are long: meanwhile the holder does many operations on lines that are near it, which is worth more
-/// than a fair share for each, as to carry the lines of a shard from one core to the other takes longer
-/// than an operation.
-const PAUSES: Range<u32> = 4..9;
-/// How often it yields before it sleeps until it is woken.
-const YIELDS: u32 = 4;
-
-impl<K, V, P, S> Shard<K, V, P, S> {
-    #[inline]
-    fn lock(&self) -> MutexGuard<'_, cache::Cache<K, V, P, S>> {
-        match self.cache.try_lock() {
-            Ok(guard) => guard,
-            // Poison says that user code panicked under the lock; the cache is consistent all the same.
-            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
-            Err(TryLockError::WouldBlock) => self.wait(),
-        }
-    }
-
-    /// The lock is held for some tens of nanoseconds: much less than it takes to sleep and be woken.
-    #[cold]
-    fn wait(&self) -> MutexGuard<'_, cache::Cache<K, V, P, S>> {
-        for round in PAUSES.start..PAUSES.end + YIELDS {
-            if round < PAUSES.end {
-                (0..1 << round).for_each(|_| hint::spin_loop());
-            } else {
-                thread::yield_now();
-            }
-            match self.cache.try_lock() {
-                Ok(guard) => return guard,
-                Err(TryLockError::Poisoned(poisoned)) => return poisoned.into_inner(),
-                Err(TryLockError::WouldBlock) => {}
-            }
-        }
-        self.cache.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
+type Part<K, V, P, S> = cache::Cache<K, V, Deferred<P>, S>;
 
 /// What left under a lock, to be told and dropped after it.
 struct Gone<K, V> {
@@ -172,8 +137,9 @@ impl<K, V, P: Policy + Default> Cache<K, V, P> {
 impl<K, V, P, S> Builder<K, V, P, S> {
     /// The number of shards of [`Builder::build_sync`], rounded up to a power of two; at most 4096.
     ///
-    /// Default: four per processor, and fewer when a shard would have a capacity below 256. The capacity is
-    /// shared out evenly, so with weights no entry may be heavier than its share.
+    /// Default: four per processor, and fewer when a shard would have a capacity below 128. The capacity is
+    /// shared out evenly, so with weights no entry may be heavier than its share. With one shard the order is
+    /// exact.
     pub fn shards(mut self, shards: usize) -> Self {
         self.shards = Some(shards);
         self
@@ -192,13 +158,13 @@ impl<K: Hash + Eq, V, P: Policy, S: BuildHasher + Clone> Builder<K, V, P, S> {
         let shards = (0..count).map(|shard| {
             let part = Builder {
                 capacity: share(capacity, count, shard),
-                policy: self.policy.clone(),
+                policy: Deferred::new(self.policy.clone(), count > 1),
                 hasher: self.hasher.clone(),
                 weigher: self.weigher.clone(),
                 listener: None,
                 shards: None,
             };
-            Shard { cache: Mutex::new(part.build()) }
+            Shard { cache: Lock::new(part.build()) }
         });
         Cache { shards: shards.collect(), hasher: self.hasher, listener: self.listener }
     }
@@ -240,8 +206,9 @@ impl<K, V, P, S> Cache<K, V, P, S> {
         }
     }
 
-    /// Bytes that the cache takes per entry; see [`ENTRY_BYTES`](cache::Cache::ENTRY_BYTES).
-    pub const ENTRY_BYTES: usize = cache::Cache::<K, V, P, S>::ENTRY_BYTES;
+    /// Bytes that the cache takes per entry; see [`ENTRY_BYTES`](cache::Cache::ENTRY_BYTES). One is for what
+    /// hits note.
+    pub const ENTRY_BYTES: usize = cache::Cache::<K, V, P, S>::ENTRY_BYTES + 1;
 
     /// The number of shards.
     pub fn shards(&self) -> usize {
@@ -255,7 +222,7 @@ impl<K, V, P, S> Cache<K, V, P, S> {
 
     /// The number of entries, shard by shard, expired ones that have not left yet among them.
     pub fn len(&self) -> usize {
-        self.shards.iter().map(|shard| shard.lock().len()).sum()
+        self.shards.iter().map(|shard| shard.cache.read().len()).sum()
     }
 
     /// Whether there are none.
@@ -265,12 +232,16 @@ impl<K, V, P, S> Cache<K, V, P, S> {
 
     /// The sum of the shards' capacities.
     pub fn capacity(&self) -> usize {
-        self.shards.iter().fold(0, |sum: usize, shard| sum.saturating_add(shard.lock().capacity()))
+        self.shards
+            .iter()
+            .fold(0, |sum: usize, shard| sum.saturating_add(shard.cache.read().capacity()))
     }
 
     /// The sum of the weights; without a weigher the number of entries.
     pub fn weight(&self) -> usize {
-        self.shards.iter().fold(0, |sum: usize, shard| sum.saturating_add(shard.lock().weight()))
+        self.shards
+            .iter()
+            .fold(0, |sum: usize, shard| sum.saturating_add(shard.cache.read().weight()))
     }
 }
 
@@ -304,17 +275,24 @@ impl<K: Hash + Eq, V, P: Policy, S: BuildHasher> Cache<K, V, P, S> {
     pub fn get_by_hash<R>(
         &self,
         hash: u64,
-        eq: impl FnMut(&K) -> bool,
+        mut eq: impl FnMut(&K) -> bool,
         read: impl FnOnce(&V) -> R,
     ) -> Option<R> {
-        if !P::EXPIRES {
+        let shard = self.shard(hash);
+        if self.shards.len() > 1 {
+            let cache = shard.cache.read();
+            match cache.ask(hash, &mut eq)? {
+                Asked::Held(id) => return Some(read(cache.core.store.value(id))),
+                Asked::Expired => {}
+            }
+        } else if !P::EXPIRES {
             // Nothing leaves at a lookup.
-            let mut cache = self.shard(hash).lock();
+            let mut cache = shard.cache.write();
             let id = cache.use_entry_into(hash, eq, &mut Discard)?;
             return Some(read(cache.core.store.value(id)));
         }
         let mut gone = self.gone();
-        let mut cache = self.shard(hash).lock();
+        let mut cache = shard.cache.write();
         let found =
             cache.use_entry_into(hash, eq, &mut gone).map(|id| read(cache.core.store.value(id)));
         drop(cache);
@@ -330,7 +308,7 @@ impl<K: Hash + Eq, V, P: Policy, S: BuildHasher> Cache<K, V, P, S> {
         V: Clone,
     {
         let hash = self.hasher.hash_one(key);
-        let cache = self.shard(hash).lock();
+        let cache = self.shard(hash).cache.read();
         let id = cache.look_up(hash, |held| held.borrow() == key)?;
         Some(cache.core.store.value(id).clone())
     }
@@ -342,7 +320,7 @@ impl<K: Hash + Eq, V, P: Policy, S: BuildHasher> Cache<K, V, P, S> {
         Q: Hash + Eq + ?Sized,
     {
         let hash = self.hasher.hash_one(key);
-        let cache = self.shard(hash).lock();
+        let cache = self.shard(hash).cache.read();
         cache.look_up(hash, |held| held.borrow() == key).is_some()
     }
 
@@ -362,7 +340,7 @@ impl<K: Hash + Eq, V, P: Policy, S: BuildHasher> Cache<K, V, P, S> {
     #[inline]
     fn write(&self, hash: u64, key: K, value: V, deadline: Option<u64>) -> (Option<V>, usize) {
         let mut gone = self.gone();
-        let mut cache = self.shard(hash).lock();
+        let mut cache = self.shard(hash).cache.write();
         let deadline = deadline.unwrap_or_else(|| cache.policy.deadline());
         let (_, previous) = cache.write(hash, key, value, deadline, &mut gone);
         drop(cache);
@@ -385,7 +363,7 @@ impl<K: Hash + Eq, V, P: Policy, S: BuildHasher> Cache<K, V, P, S> {
     fn look_or_add<R>(&self, key: K, value: V, read: impl FnOnce(&V) -> R) -> OrAdd<R> {
         let hash = self.hasher.hash_one(&key);
         let mut gone = self.gone();
-        let mut cache = self.shard(hash).lock();
+        let mut cache = self.shard(hash).cache.write();
         if let Some(id) = cache.look_up(hash, |held| *held == key) {
             return OrAdd::Present(read(cache.core.store.value(id)));
         }
@@ -468,15 +446,15 @@ impl<K: Hash + Eq, V, P: Policy, S: BuildHasher> Cache<K, V, P, S> {
         Q: Hash + Eq + ?Sized,
     {
         let hash = self.hasher.hash_one(key);
-        let mut cache = self.shard(hash).lock();
-        cache.take_by_hash(hash, |held| held.borrow() == key)
+        let mut cache = self.shard(hash).cache.write();
+        cache.remove_by_hash(hash, |held| held.borrow() == key)
     }
 
     /// Keeps the entries for which `keep` is true, one shard after the other, each under its lock.
     pub fn retain(&self, mut keep: impl FnMut(&K, &mut V) -> bool) {
         for shard in &self.shards {
             let mut gone = self.gone();
-            shard.lock().retain_into(&mut keep, &mut gone);
+            shard.cache.write().retain_into(&mut keep, &mut gone);
             self.tell(gone);
         }
     }
@@ -484,7 +462,7 @@ impl<K: Hash + Eq, V, P: Policy, S: BuildHasher> Cache<K, V, P, S> {
     /// Calls `see` with every entry, one shard after the other, each under its lock and from its oldest entry.
     pub fn for_each(&self, mut see: impl FnMut(&K, &V)) {
         for shard in &self.shards {
-            for (key, value) in &*shard.lock() {
+            for (key, value) in &*shard.cache.read() {
                 see(key, value);
             }
         }
@@ -517,7 +495,7 @@ impl<K: Hash + Eq, V, P: Policy, S: BuildHasher> Cache<K, V, P, S> {
         for (at, shard) in self.shards.iter().enumerate() {
             let mut gone = self.gone();
             let part = share(capacity, self.shards.len(), at);
-            shard.lock().resize_into(part, &mut gone);
+            shard.cache.write().resize_into(part, &mut gone);
             evicted += self.tell(gone);
         }
         evicted
@@ -528,7 +506,7 @@ impl<K: Hash + Eq, V, P: Policy, S: BuildHasher> Cache<K, V, P, S> {
     pub fn purge(&self) {
         for shard in &self.shards {
             let mut gone = self.gone();
-            let mut cache = shard.lock();
+            let mut cache = shard.cache.write();
             let order = cache.policy.order();
             cache.core.purge(order, |key, value| gone.entry(key, value, Cause::Purged));
             drop(cache);
@@ -540,7 +518,7 @@ impl<K: Hash + Eq, V, P: Policy, S: BuildHasher> Cache<K, V, P, S> {
     #[doc(hidden)]
     pub fn validate(&self) {
         for shard in &self.shards {
-            shard.lock().validate();
+            shard.cache.read().validate();
         }
     }
 }
@@ -549,7 +527,12 @@ impl<K: Hash + Eq, V, P: super::Ordered, S: BuildHasher> Cache<K, V, P, S> {
     /// Removes and returns the oldest pair of the first shard that has one, which is the oldest of all in
     /// an [exact](Cache::exact) cache; the listener does not hear of it.
     pub fn pop_oldest(&self) -> Option<(K, V)> {
-        self.shards.iter().find_map(|shard| shard.lock().pop_oldest())
+        self.shards.iter().find_map(|shard| {
+            let mut gone = self.gone();
+            let popped = shard.cache.write().pop_into(|store| store.oldest(0), &mut gone);
+            self.tell(gone);
+            popped
+        })
     }
 }
 
@@ -557,7 +540,7 @@ impl<K: Hash + Eq, V, P: Policy, S: BuildHasher> Cache<K, V, Expiring<P>, S> {
     /// As [`Cache::insert`], with a time to live for this entry; 0 is never.
     pub fn insert_with_ttl(&self, key: K, value: V, ttl: Duration) -> Option<V> {
         let hash = self.hasher.hash_one(&key);
-        let deadline = self.shard(hash).lock().policy.after(ttl);
+        let deadline = self.shard(hash).cache.read().policy.policy.after(ttl);
         self.write(hash, key, value, Some(deadline)).0
     }
 
@@ -567,7 +550,7 @@ impl<K: Hash + Eq, V, P: Policy, S: BuildHasher> Cache<K, V, Expiring<P>, S> {
         let mut evicted = 0;
         for shard in &self.shards {
             let mut gone = self.gone();
-            shard.lock().sweep(usize::MAX, &mut gone);
+            shard.cache.write().sweep(usize::MAX, &mut gone);
             evicted += self.tell(gone);
         }
         evicted
@@ -591,3 +574,6 @@ impl<K, V, P: fmt::Debug, S> fmt::Debug for Cache<K, V, P, S> {
             .finish_non_exhaustive()
     }
 }
+
+#[cfg(all(test, shuttle))]
+mod tests;
