@@ -70,7 +70,7 @@ where
                     None => return self.alone(false).await,
                 }
             } else {
-                flights.join(&key, shared.state.now().steady, || self.look_again())
+                flights.join(&key, shared.state.now().steady(), || self.look_again())
             };
             match join {
                 Join::Found(stored) => return Ok(self.hit(&stored)),
@@ -117,10 +117,11 @@ where
     /// A fill may have ended since the store was asked.
     fn look_again(&self) -> Option<Arc<Stored>> {
         let state = &self.shared.state;
-        let Found::Selected(stored) = state.find(&self.client.key, &self.client.headers) else {
+        let now = state.now();
+        let found = state.find(&self.client.key, &self.client.headers, &now);
+        let Found::Selected(stored) = found else {
             return None;
         };
-        let now = state.now();
         let expired = stored.expired_for(&now);
         let reuse =
             reuse::reuse(&stored.head.terms, &self.client.control, stored.head.age(&now), expired);
@@ -220,7 +221,7 @@ where
     pub(crate) fn refresh(self) {
         let key = self.flight_key();
         let state = self.shared.state.clone();
-        let joined = state.flights.join(&key, state.now().steady, || self.look_again());
+        let joined = state.flights.join(&key, state.now().steady(), || self.look_again());
         if let Join::Lead(guard) = joined {
             count(&state.counters.refreshes);
             tokio::spawn(self.fly(guard, None));
@@ -238,7 +239,7 @@ where
             || leader.as_ref().is_some_and(|leader| !leader.is_closed()) || flight.followers() > 0;
         let fetched = match while_wanted(fetched, is_wanted, shared.options.abandon_after).await {
             Some(fetched) => fetched,
-            None => return guard.release(shared.state.now().steady, Duration::ZERO),
+            None => return guard.release(shared.state.now().steady(), Duration::ZERO),
         };
         let pass_for = shared.options.pass_for;
         let tell = |answer| {
@@ -249,11 +250,11 @@ where
         };
         match fetched {
             Err(error) => {
-                guard.release(shared.state.now().steady, pass_for);
+                guard.release(shared.state.now().steady(), pass_for);
                 tell(Err(error));
             }
             Ok(Fetched::Pass(response)) => {
-                guard.release(shared.state.now().steady, pass_for);
+                guard.release(shared.state.now().steady(), pass_for);
                 tell(Ok(response));
             }
             Ok(Fetched::Stored(stored, used, status)) => {
@@ -262,7 +263,7 @@ where
                     guard.land(Landing::Stored(stored, used));
                     drop(guard);
                 } else {
-                    guard.release(shared.state.now().steady, pass_for);
+                    guard.release(shared.state.now().steady(), pass_for);
                 }
                 tell(Ok(answer));
             }
@@ -272,7 +273,7 @@ where
                     tell(Ok(response));
                     recording.run(shared, Some(guard)).await;
                 } else {
-                    guard.release(shared.state.now().steady, pass_for);
+                    guard.release(shared.state.now().steady(), pass_for);
                     tell(Ok(response));
                     recording.run(shared, None).await;
                 }

@@ -136,14 +136,15 @@ impl CacheHandle {
 
     /// Takes out what is of no use any more, which otherwise leaves when something is written.
     pub fn evict_expired(&self) {
-        let gone = self.shared.state.store.evict_expired();
-        self.shared.state.discard(gone);
+        let state = &self.shared.state;
+        state.discard(state.store.evict_expired(&state.now()));
     }
 
     /// The response that is stored for this request, fresh or stale, without the fields that an answer adds.
     pub fn get<B>(&self, request: &Request<B>) -> Option<Response<Bytes>> {
         let key = self.key(request)?;
-        let Found::Selected(stored) = self.shared.state.find(&key, request.headers()) else {
+        let state = &self.shared.state;
+        let Found::Selected(stored) = state.find(&key, request.headers(), &state.now()) else {
             return None;
         };
         let mut response = Response::new(stored.body.clone());

@@ -209,7 +209,7 @@ where
                         if let Some(guard) = guard {
                             guard.close();
                             let until = shared.state.pass_until(shared.options.pass_for);
-                            let now = shared.state.now().steady;
+                            let now = shared.state.now().steady();
                             shared.state.flights.remember_pass(guard.key(), until, now);
                         }
                         live.tape.stop_keeping();

@@ -27,7 +27,7 @@ use super::stored::Stored;
 use super::write;
 
 /// What all clones of a service share.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Shared {
     pub(crate) state: Arc<State>,
     pub(crate) options: Options,
@@ -139,7 +139,7 @@ impl<S> LruCache<S> {
         let mut vary = Vary::Nothing;
         let mut forward = Forward::UriMiss;
         let mut refreshes = None;
-        match state.find(&key, &parts.headers) {
+        match state.find(&key, &parts.headers, &now) {
             Found::Selected(stored) => {
                 let age = stored.head.age(&now);
                 let expired = stored.expired_for(&now);
@@ -177,7 +177,7 @@ impl<S> LruCache<S> {
             && options.rules.partial
             && parts.method == Method::GET
             && parts.headers.contains_key(RANGE)
-            && let Some(known) = state.parts(&key)
+            && let Some(known) = state.parts(&key, &now)
         {
             let age = known.head.age(&now);
             let reuse = reuse::reuse(&known.head.terms, &control, age, None);

@@ -200,6 +200,17 @@ fn hits(contenders: &[Contender], path: &str, most: Duration) -> Vec<f64> {
     })
 }
 
+/// So many calls, for a profiler.
+fn repeat(contender: &Contender, count: usize) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        for _ in 0..count {
+            (contender.call)(request("/1024")).await;
+            tokio::task::yield_now().await;
+        }
+    });
+}
+
 /// Allocations and bytes of one call, without those of the request and of this program.
 fn allocations(contender: &Contender, path: &str) -> (usize, usize) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
@@ -382,12 +393,11 @@ fn main() {
             }
             return;
         }
-        // For a profiler: hits of 1 KiB by one contender, for two seconds.
+        // For a profiler: as many hits of 1 KiB by one contender as the second number says.
         Some("hit") => {
             let mut all = contenders(Duration::ZERO);
             all.retain(|contender| contender.name == arguments[2]);
-            println!("{:?}", hits(&all, "/1024", Duration::from_millis(220)));
-            return;
+            return repeat(&all[0], arguments[3].parse().unwrap());
         }
         _ => {}
     }
