@@ -11,7 +11,8 @@ use http_body::Body;
 use tower_service::Service;
 
 use super::BoxError;
-use super::answer::{self, Asked};
+use super::answer;
+use super::asked::{Asked, Noted};
 use super::body::ResponseBody;
 use super::coalesce::{Live, Use};
 use super::event::count;
@@ -37,13 +38,15 @@ pub(crate) struct Client {
     pub(crate) method: Method,
     pub(crate) headers: HeaderMap,
     pub(crate) key: CacheKey,
+    pub(crate) noted: Noted,
     pub(crate) control: RequestControl,
     pub(crate) forward: Forward,
 }
 
 impl Client {
     pub(crate) fn asked(&self) -> Asked<'_> {
-        Asked { method: &self.method, headers: &self.headers, key: self.key.as_str() }
+        let Self { method, headers, noted, .. } = self;
+        Asked { method, headers, key: self.key.as_str(), noted: *noted }
     }
 
     pub(crate) fn forces_an_answer(&self) -> bool {
@@ -166,7 +169,7 @@ pub(crate) fn freshened(
     }
     let head = Head {
         status: stored.head.status,
-        fields: Fields::new(&merged),
+        fields: Fields::new(&shared.state.shapes, &merged),
         terms,
         selection: stored.head.selection.clone(),
         at: now,

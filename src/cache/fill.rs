@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{AUTHORIZATION, RANGE};
+use http::header::AUTHORIZATION;
 use http::{Method, Request, Response, StatusCode};
 use http_body::Body;
 use tokio::sync::{oneshot, watch};
@@ -16,9 +16,9 @@ use super::BoxError;
 use super::answer;
 use super::body::ResponseBody;
 use super::coalesce::{FlightKey, Guard, Join, Landing, Live, Use};
-use super::event::{CacheEvent, count};
+use super::event::count;
 use super::fetch::{Answer, Client, Fetched, fetch, in_flight, landed_on};
-use super::outcome::{CacheOutcome, Forward, Status};
+use super::outcome::{Forward, Status};
 use super::policy::vary::{self, Vary};
 use super::policy::{Reuse, reuse};
 use super::record::Since;
@@ -58,7 +58,7 @@ where
         }
         // A part is no answer for everyone, so who asks for one does not lead. But it may lie in what others
         // are about to get.
-        let follows_only = self.client.headers.contains_key(RANGE) && self.stale.is_none();
+        let follows_only = self.client.noted.range && self.stale.is_none();
         // Twice at most: under the selection that is known, and under the one that the answer names.
         for _ in 0..2 {
             let key = self.flight_key();
@@ -129,13 +129,8 @@ where
     }
 
     fn hit(&self, stored: &Stored) -> Response<ResponseBody<B>> {
-        let state = &self.shared.state;
-        count(&state.counters.hits);
-        state.tell(CacheEvent::Hit(&self.client.key));
-        let status = Status { hit: true, ..Status::default() };
-        let now = state.now();
-        let asked = self.client.asked();
-        answer::from_stored(&self.shared.options, asked, stored, &now, status, CacheOutcome::Hit)
+        let now = self.shared.state.now();
+        self.shared.hit(self.client.asked(), &self.client.key, stored, &now)
     }
 
     fn follow(&self, live: &Live, reader: TapeReader) -> Response<ResponseBody<B>> {
@@ -163,13 +158,13 @@ where
         let since = Since::Epoch(shared.state.epoch());
         // A key known not to be cacheable gets its requests as they are: the handler may judge conditions
         // and ranges better than by sending everything.
-        let keep_conditions = known || client.headers.contains_key(RANGE);
+        let keep_conditions = known || client.noted.range;
         let fetched = fetch(
             &shared,
             inner,
             request,
             &client,
-            stale.as_ref().filter(|_| !client.headers.contains_key(RANGE) || !known),
+            stale.as_ref().filter(|_| !client.noted.range || !known),
             keep_conditions,
             since,
         )

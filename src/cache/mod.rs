@@ -41,6 +41,7 @@
 //! for them.
 
 mod answer;
+mod asked;
 mod body;
 mod clock;
 mod coalesce;
@@ -59,6 +60,7 @@ mod parts;
 mod policy;
 mod record;
 mod service;
+mod shape;
 mod state;
 mod store;
 mod stored;

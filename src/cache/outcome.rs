@@ -1,6 +1,6 @@
 //! What became of a request: for access logs, and for `Cache-Status` (RFC 9211).
 
-use std::fmt::{self, Write};
+use std::fmt;
 use std::time::Duration;
 
 use http::{HeaderValue, StatusCode};
@@ -114,13 +114,16 @@ impl Status {
             text.push_str("; fwd=");
             text.push_str(forward.as_str());
         }
-        // Writing to a string cannot fail.
         if let Some(status) = self.forward_status {
-            let _ = write!(text, "; fwd-status={}", status.as_u16());
+            text.push_str("; fwd-status=");
+            text.push_str(status.as_str());
         }
         if let Some((lifetime, age)) = self.ttl {
-            let ttl = lifetime.as_secs() as i64 - age.as_secs() as i64;
-            let _ = write!(text, "; ttl={ttl}");
+            text.push_str("; ttl=");
+            if age.as_secs() > lifetime.as_secs() {
+                text.push('-');
+            }
+            push_number(text, lifetime.as_secs().abs_diff(age.as_secs()));
         }
         if self.stored {
             text.push_str("; stored");
@@ -143,6 +146,10 @@ impl Status {
             text.push_str(detail);
         }
     }
+}
+
+pub(crate) fn push_number(text: &mut String, number: u64) {
+    text.push_str(itoa::Buffer::new().format(number));
 }
 
 #[cfg(test)]

@@ -78,7 +78,7 @@ where
     let mut fields = head.fields.to_map(0);
     fields.remove(CONTENT_RANGE);
     fields.remove(CONTENT_LENGTH);
-    head.fields = Fields::new(&fields);
+    head.fields = Fields::new(&shared.state.shapes, &fields);
     let collected = PartBody {
         shared: shared.clone(),
         key: client.key.clone(),
@@ -165,7 +165,7 @@ impl PartBody {
         // RFC 9111, section 3.4: the parts make a complete response, whose status is 200.
         let head = Head {
             status: StatusCode::OK,
-            fields: Fields::new(&joined.head.fields.to_map(0)),
+            fields: Fields::new(&shared.state.shapes, &joined.head.fields.to_map(0)),
             terms: joined.head.terms.clone(),
             selection: joined.head.selection.clone(),
             at: joined.head.at,

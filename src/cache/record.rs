@@ -102,7 +102,7 @@ pub(crate) fn head(
     let vary = Vary::parse(&response.headers, &rules.key_headers);
     let head = Head {
         status: response.status,
-        fields: Fields::new(&stored_fields(rules, &response.headers)),
+        fields: Fields::new(&shared.state.shapes, &stored_fields(rules, &response.headers)),
         terms,
         selection: vary::selection(&vary, request),
         at: now,
@@ -131,7 +131,7 @@ where
         let end = pump.record(&shared, &live, guard.as_ref()).await;
         match end {
             Ok(Some(mut recorded)) => {
-                let stored = recorded.stored(&shared.options, &live);
+                let stored = recorded.stored(&shared, &live);
                 shared.state.put(&recorded.key, &shared.options, Arc::new(stored), || {
                     recorded.since.is_wrong(&shared)
                 });
@@ -163,12 +163,12 @@ struct Recorded {
 }
 
 impl Recorded {
-    fn stored(&mut self, options: &Options, live: &Live) -> Stored {
-        let head = if options.make_etag
+    fn stored(&mut self, shared: &Shared, live: &Live) -> Stored {
+        let head = if shared.options.make_etag
             && live.head.status == StatusCode::OK
             && !live.head.fields.contains(&ETAG)
         {
-            Arc::new(with_etag(&live.head, &self.body))
+            Arc::new(with_etag(shared, &live.head, &self.body))
         } else {
             live.head.clone()
         };
@@ -272,7 +272,7 @@ impl Drop for Unfinished {
 }
 
 /// A strong entity tag of the bytes themselves.
-fn with_etag(head: &Head, body: &[u8]) -> Head {
+fn with_etag(shared: &Shared, head: &Head, body: &[u8]) -> Head {
     use std::hash::{DefaultHasher, Hasher};
     // Two fixed keys, 128 bits: the same bytes have the same tag after a restart and on every machine that
     // runs the same build.
@@ -287,7 +287,7 @@ fn with_etag(head: &Head, body: &[u8]) -> Head {
     fields.insert(ETAG, HeaderValue::try_from(tag).expect("hexadecimal digits are valid"));
     Head {
         status: head.status,
-        fields: Fields::new(&fields),
+        fields: Fields::new(&shared.state.shapes, &fields),
         terms: head.terms.clone(),
         selection: head.selection.clone(),
         at: head.at,

@@ -14,6 +14,7 @@ use super::key::CacheKey;
 use super::options::Options;
 use super::parts::Parts;
 use super::policy::no_vary_search::NoVarySearch;
+use super::shape::Shapes;
 use super::store::{Change, Gone, Limits, Store, weigh};
 use super::stored::{Resource, Stored};
 use crate::lru::{Cause, LruCache};
@@ -24,6 +25,7 @@ pub(crate) struct State {
     pub(crate) store: Store,
     pub(crate) flights: Arc<Flights>,
     pub(crate) counters: Counters,
+    pub(crate) shapes: Shapes,
     pub(crate) clock: Clock,
     hook: OnceLock<Hook>,
     /// Counts whatever makes stored responses wrong, for fills that are in no table.
@@ -53,6 +55,7 @@ impl State {
             store: Store::new(limits),
             flights: Arc::new(Flights::new()),
             counters: Counters::default(),
+            shapes: Shapes::new(),
             clock: Clock::new(),
             hook: OnceLock::new(),
             changes: AtomicU64::new(0),

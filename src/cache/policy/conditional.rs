@@ -3,8 +3,7 @@
 
 use http::header::{
     ACCEPT_RANGES, CONTENT_ENCODING, CONTENT_LANGUAGE, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE,
-    ETAG, IF_MATCH, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE, IF_UNMODIFIED_SINCE, LAST_MODIFIED,
-    RANGE, TRAILER,
+    ETAG, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE, LAST_MODIFIED, RANGE, TRAILER,
 };
 use http::{HeaderMap, HeaderName, StatusCode};
 
@@ -31,12 +30,6 @@ pub(crate) fn is_not_modified(
     let since = parsed(single(request, IF_MODIFIED_SINCE));
     let modified = parsed(single(stored, LAST_MODIFIED));
     matches!((since, modified), (Some(since), Some(modified)) if modified <= since)
-}
-
-/// Whether the request has conditions that only the origin can judge (RFC 9111, section 4.3.2): it is
-/// forwarded as it is.
-pub(crate) fn is_for_origin(request: &HeaderMap) -> bool {
-    request.contains_key(IF_MATCH) || request.contains_key(IF_UNMODIFIED_SINCE)
 }
 
 /// Turns the head of a stored response into that of a 304 (RFC 9110, section 15.4.5): without fields that
