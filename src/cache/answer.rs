@@ -1,10 +1,8 @@
 //! Answers made from what is stored or being recorded.
 
-use std::cell::RefCell;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use http::header::{ACCEPT_RANGES, AGE, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_RANGE};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode};
 
@@ -13,12 +11,12 @@ use super::body::ResponseBody;
 use super::clock::Moment;
 use super::coalesce::Live;
 use super::options::Options;
-use super::outcome::{CacheOutcome, Status, push_number};
+use super::outcome::{CacheOutcome, HIT, Status};
 use super::parts::Parts;
 use super::policy::field::MAX_SECONDS;
 use super::policy::range::{self, Ranges, Span};
 use super::policy::{conditional, seconds};
-use super::shape::Stamp;
+use super::stamp::Stamp;
 use super::stored::Stored;
 use super::tape::TapeReader;
 
@@ -32,55 +30,30 @@ pub(crate) fn mark<B>(
     status: &Status,
     outcome: CacheOutcome,
 ) {
+    add_status(options, response, key, status);
+    response.extensions_mut().insert(outcome);
+}
+
+fn add_status<B>(options: &Options, response: &mut Response<B>, key: &str, status: &Status) {
     if let Some(name) = &options.status_name {
         let key = options.status_key.then_some(key);
         response.headers_mut().append(CACHE_STATUS, status.to_value(name, key));
     }
-    response.extensions_mut().insert(outcome);
 }
 
-/// The values that are new in each answer, in one allocation.
-fn stamp(options: &Options, age: Duration, length: u64, key: &str, status: &Status) -> Stamp {
-    thread_local! {
-        static TEXT: RefCell<String> = const { RefCell::new(String::new()) };
-    }
-    TEXT.with_borrow_mut(|text| {
-        text.clear();
-        push_number(text, age.as_secs().min(MAX_SECONDS));
-        let first = text.len();
-        push_number(text, length);
-        let second = text.len();
-        if let Some(name) = &options.status_name {
-            status.write_to(text, name, options.status_key.then_some(key));
-        }
-        let bytes = Bytes::copy_from_slice(text.as_bytes());
-        // A cache key may hold what a field value may not.
-        let value = |bytes| {
-            let invalid = |_| HeaderValue::from_static("invalid");
-            HeaderValue::from_maybe_shared(bytes).unwrap_or_else(invalid)
-        };
-        Stamp {
-            age: value(bytes.slice(..first)),
-            length: value(bytes.slice(first..second)),
-            status: value(bytes.slice(second..)),
-        }
-    })
-}
-
-/// An answer out of the store.
+/// An answer out of the store; its outcome is for the caller to add.
 pub(crate) fn from_stored<B>(
     options: &Options,
     asked: Asked<'_>,
     stored: &Stored,
     now: &Moment,
     mut status: Status,
-    outcome: CacheOutcome,
 ) -> Response<ResponseBody<B>> {
     let head = &stored.head;
     let age = head.age(now);
     status.ttl = Some((head.terms.lifetime(), age));
     let length = stored.body.len() as u64;
-    let mut headers = head.fields.to_answer(stamp(options, age, length, asked.key, &status));
+    let mut headers = head.fields.to_answer(Stamp::new(options, age, length, asked.key, &status));
     if options.status_name.is_none() {
         remove_last(&mut headers, CACHE_STATUS);
     }
@@ -90,7 +63,7 @@ pub(crate) fn from_stored<B>(
     if is_bodiless(head.status) || (is_whole && stored.trailers.is_some()) {
         headers.remove(CONTENT_LENGTH);
     }
-    let mut response = match form {
+    match form {
         Form::NotModified => not_modified(headers),
         Form::Unsatisfiable => unsatisfiable(headers, length),
         Form::Part(span) => part(
@@ -104,9 +77,7 @@ pub(crate) fn from_stored<B>(
             let body = ResponseBody::stored(stored.body.clone(), stored.trailers.clone());
             whole(head.status, headers, body)
         }
-    };
-    response.extensions_mut().insert(outcome);
-    response
+    }
 }
 
 /// An answer that is being recorded for another request.
@@ -170,8 +141,8 @@ pub(crate) fn from_parts<B>(
     let mut headers = headers;
     headers.insert(AGE, age_value(age));
     let mut response = part(headers, span, parts.length, ResponseBody::stored(bytes, None));
-    let status = Status { hit: true, ttl: Some((head.terms.lifetime(), age)), ..Status::default() };
-    mark(options, &mut response, asked.key, &status, CacheOutcome::Hit);
+    let status = Status { ttl: Some((head.terms.lifetime(), age)), ..HIT };
+    add_status(options, &mut response, asked.key, &status);
     Some(response)
 }
 
@@ -181,7 +152,7 @@ pub(crate) fn not_stored<B>(options: &Options, key: &str) -> Response<ResponseBo
     *response.status_mut() = StatusCode::GATEWAY_TIMEOUT;
     response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     let status = Status { detail: Some("only-if-cached"), ..Status::default() };
-    mark(options, &mut response, key, &status, CacheOutcome::NotStored);
+    add_status(options, &mut response, key, &status);
     response
 }
 

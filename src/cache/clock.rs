@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::time::Instant;
@@ -45,11 +46,24 @@ type WallClock = Box<dyn Fn() -> SystemTime + Send + Sync>;
 pub(crate) struct Clock {
     start: Instant,
     wall: OnceLock<WallClock>,
+    /// How far the system's wall clock is ahead of the steady one, and when that was last looked at.
+    ahead: AtomicU64,
+    looked: AtomicU64,
 }
+
+/// For how many milliseconds the two clocks are taken to go together: a reading costs as much as an
+/// allocation, and there would be two per hit. So a clock that was set, or a machine that slept, is noticed
+/// that much later.
+const TOGETHER: u64 = 10;
 
 impl Clock {
     pub(crate) fn new() -> Self {
-        Self { start: Instant::now(), wall: OnceLock::new() }
+        Self {
+            start: Instant::now(),
+            wall: OnceLock::new(),
+            ahead: AtomicU64::new(0),
+            looked: AtomicU64::new(0),
+        }
     }
 
     /// The first one set counts.
@@ -58,10 +72,29 @@ impl Clock {
     }
 
     pub(crate) fn now(&self) -> Moment {
-        let wall = self.wall.get().map_or_else(SystemTime::now, |wall| wall());
-        let wall = wall.duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
-        Moment { steady: millis(self.start.elapsed()), wall: millis(wall) }
+        let steady = millis(self.start.elapsed());
+        let wall = match self.wall.get() {
+            Some(wall) => since_1970(wall()),
+            None => self.system(steady),
+        };
+        Moment { steady, wall }
     }
+
+    /// The system's wall clock.
+    fn system(&self, steady: u64) -> u64 {
+        let look = steady / TOGETHER + 1;
+        // Acquire and release: whoever sees that someone has looked sees what was seen.
+        if self.looked.load(Ordering::Acquire) != look {
+            let ahead = since_1970(SystemTime::now()).wrapping_sub(steady);
+            self.ahead.store(ahead, Ordering::Relaxed);
+            self.looked.store(look, Ordering::Release);
+        }
+        self.ahead.load(Ordering::Relaxed).wrapping_add(steady)
+    }
+}
+
+fn since_1970(wall: SystemTime) -> u64 {
+    millis(wall.duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO))
 }
 
 fn millis(time: Duration) -> u64 {

@@ -307,7 +307,10 @@ pub(crate) fn landed_on<B>(
         _ => Forward::Stale,
     };
     let status = Status { collapsed, ..answer::forwarded_status(forward, forward_status) };
-    answer::from_stored(&shared.options, client.asked(), stored, &state.now(), status, outcome)
+    let asked = client.asked();
+    let mut response = answer::from_stored(&shared.options, asked, stored, &state.now(), status);
+    response.extensions_mut().insert(outcome);
+    response
 }
 
 /// Calls the service once it is ready.

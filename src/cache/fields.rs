@@ -6,7 +6,8 @@ use bytes::Bytes;
 use http::header::HeaderName;
 use http::{HeaderMap, HeaderValue};
 
-use super::shape::{Shape, Shapes, Stamp};
+use super::shape::{Shape, Shapes};
+use super::stamp::Stamp;
 
 /// The fields of a stored head: all values in one allocation, the names shared with other heads.
 ///

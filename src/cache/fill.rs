@@ -18,7 +18,7 @@ use super::body::ResponseBody;
 use super::coalesce::{FlightKey, Guard, Join, Landing, Live, Use};
 use super::event::count;
 use super::fetch::{Answer, Client, Fetched, fetch, in_flight, landed_on};
-use super::outcome::{Forward, Status};
+use super::outcome::{CacheOutcome, Forward, Status};
 use super::policy::vary::{self, Vary};
 use super::policy::{Reuse, reuse};
 use super::record::Since;
@@ -118,7 +118,7 @@ where
     fn look_again(&self) -> Option<Arc<Stored>> {
         let state = &self.shared.state;
         let now = state.now();
-        let found = state.find(&self.client.key, &self.client.headers, &now);
+        let found = state.find(self.client.key.as_str(), &self.client.headers, &now);
         let Found::Selected(stored) = found else {
             return None;
         };
@@ -130,7 +130,9 @@ where
 
     fn hit(&self, stored: &Stored) -> Response<ResponseBody<B>> {
         let now = self.shared.state.now();
-        self.shared.hit(self.client.asked(), &self.client.key, stored, &now)
+        let mut response = self.shared.hit(self.client.asked(), stored, &now);
+        response.extensions_mut().insert(CacheOutcome::Hit);
+        response
     }
 
     fn follow(&self, live: &Live, reader: TapeReader) -> Response<ResponseBody<B>> {

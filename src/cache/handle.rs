@@ -7,7 +7,7 @@ use http::{HeaderMap, Method, Request, Response};
 
 use super::coalesce::Landing;
 use super::event::CacheStats;
-use super::key::CacheKey;
+use super::key::{CacheKey, KeyText};
 use super::policy::Exchange;
 use super::record;
 use super::service::{Shared, judge};
@@ -144,7 +144,8 @@ impl CacheHandle {
     pub fn get<B>(&self, request: &Request<B>) -> Option<Response<Bytes>> {
         let key = self.key(request)?;
         let state = &self.shared.state;
-        let Found::Selected(stored) = state.find(&key, request.headers(), &state.now()) else {
+        let Found::Selected(stored) = state.find(key.as_str(), request.headers(), &state.now())
+        else {
             return None;
         };
         let mut response = Response::new(stored.body.clone());
@@ -186,7 +187,8 @@ impl CacheHandle {
 
     fn key<B>(&self, request: &Request<B>) -> Option<CacheKey> {
         let ignore_host = self.shared.options.ignore_host;
-        CacheKey::of_request(request.uri(), request.headers(), ignore_host)
+        let text = KeyText::of_request(request.uri(), request.headers(), ignore_host);
+        text.map(|text| text.to_key())
     }
 }
 

@@ -61,6 +61,7 @@ mod policy;
 mod record;
 mod service;
 mod shape;
+mod stamp;
 mod state;
 mod store;
 mod stored;

@@ -94,9 +94,31 @@ pub(crate) struct Status {
     pub(crate) detail: Option<&'static str>,
 }
 
+/// Answered from the store.
+pub(crate) const HIT: Status = Status {
+    hit: true,
+    forward: None,
+    forward_status: None,
+    stored: false,
+    collapsed: false,
+    ttl: None,
+    detail: None,
+};
+
 impl Status {
     pub(crate) fn forwarded(forward: Forward) -> Self {
         Self { forward: Some(forward), ..Self::default() }
+    }
+
+    /// The lifetime, where this says no more than that the store answered.
+    pub(crate) fn plain_hit(&self) -> Option<Duration> {
+        let plain = self.hit
+            && self.forward.is_none()
+            && self.forward_status.is_none()
+            && !self.stored
+            && !self.collapsed
+            && self.detail.is_none();
+        self.ttl.filter(|_| plain).map(|(lifetime, _)| lifetime)
     }
 
     pub(crate) fn to_value(&self, name: &str, key: Option<&str>) -> HeaderValue {

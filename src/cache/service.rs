@@ -17,9 +17,9 @@ use super::event::{CacheEvent, count};
 use super::fetch::{self, Client};
 use super::fill::Fill;
 use super::future::ResponseFuture;
-use super::key::CacheKey;
+use super::key::{CacheKey, KeyText};
 use super::options::Options;
-use super::outcome::{CacheOutcome, Forward, Status};
+use super::outcome::{CacheOutcome, Forward, HIT};
 use super::policy::vary::Vary;
 use super::policy::{RequestControl, Reuse, freshness, reuse};
 use super::record;
@@ -72,18 +72,15 @@ where
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, request: Request<Q>) -> Self::Future {
+    fn call(&mut self, mut request: Request<Q>) -> Self::Future {
         let options = &self.shared.options;
-        let (request, skipped) = match &options.skip_request {
-            None => (request, false),
-            Some(skip) => {
-                let (parts, body) = request.into_parts();
-                let skipped = skip(&parts);
-                (Request::from_parts(parts, body), skipped)
+        if let Some(skip) = &options.skip_request {
+            let (parts, body) = request.into_parts();
+            let skipped = skip(&parts);
+            request = Request::from_parts(parts, body);
+            if skipped {
+                return self.bypass(request, Forward::Bypass);
             }
-        };
-        if skipped {
-            return self.bypass(request, Forward::Bypass);
         }
         let noted = Noted::of(request.headers());
         let kind = noted.kind(request.method(), request.headers(), request.body());
@@ -91,13 +88,43 @@ where
             return self.bypass(request, forward);
         }
         let uri = original_uri(options, request.uri(), request.extensions());
-        let Some(key) = CacheKey::of_request(uri, request.headers(), options.ignore_host) else {
+        let Some(key) = KeyText::of_request(uri, request.headers(), options.ignore_host) else {
             return self.bypass(request, Forward::Bypass);
         };
-        match kind {
-            Kind::Write => self.write(request, key, noted),
-            _ => self.read(request, key, noted),
+        if let Kind::Write = kind {
+            return self.write(request, key.to_key(), noted);
         }
+        let control = if options.rules.request_directives {
+            RequestControl::parse(request.headers())
+        } else {
+            RequestControl::default()
+        };
+        if control.no_store && !control.only_if_cached {
+            // Neither read nor written (RFC 9111, section 5.2.1.5).
+            return self.bypass(request, Forward::Request);
+        }
+        let (method, headers) = (request.method(), request.headers());
+        let asked = Asked { method, headers, key: key.as_str(), noted };
+        let (mut response, outcome, missing) = match self.shared.look(asked, control) {
+            Look::Answer(response, outcome) => (response, outcome, None),
+            Look::Refresh(response, missing) => (response, CacheOutcome::Stale, Some(missing)),
+            Look::Missing(missing) => return self.forward(request, key.to_key(), noted, missing),
+        };
+        match missing {
+            // The next GET validates; a HEAD would be answered without a body to store.
+            Some(missing) if request.method() != Method::HEAD => {
+                response.extensions_mut().insert(outcome);
+                self.fill(request, key.to_key(), noted, missing).refresh();
+            }
+            _ => {
+                // The request ends here, and its map serves the response: emptied, it keeps its memory.
+                let mut extensions = std::mem::take(request.extensions_mut());
+                extensions.clear();
+                extensions.insert(outcome);
+                *response.extensions_mut() = extensions;
+            }
+        }
+        ResponseFuture::ready(response)
     }
 }
 
@@ -113,64 +140,50 @@ struct Missing {
 
 /// What the store has for a request.
 enum Look<B> {
-    Answer(Response<ResponseBody<B>>),
-    /// An answer, and what is to be validated in the background.
+    Answer(Response<ResponseBody<B>>, CacheOutcome),
+    /// A stale answer, and what is to be validated in the background.
     Refresh(Response<ResponseBody<B>>, Missing),
     Missing(Missing),
 }
 
-impl<S> LruCache<S> {
-    fn read<Q, B>(
+impl<S: Clone> LruCache<S> {
+    fn fill<Q>(
         &self,
         request: Request<Q>,
         key: CacheKey,
         noted: Noted,
+        missing: Missing,
+    ) -> Fill<S, Q> {
+        let Missing { forward, control, stale, vary } = missing;
+        let client = client(&request, key, noted, control, forward);
+        let (shared, inner) = (self.shared.clone(), self.inner.clone());
+        Fill { shared, inner, request, client, stale, vary }
+    }
+
+    /// Asks the handler.
+    fn forward<Q, B>(
+        &self,
+        request: Request<Q>,
+        key: CacheKey,
+        noted: Noted,
+        missing: Missing,
     ) -> ResponseFuture<B, S::Error>
     where
-        S: Service<Request<Q>, Response = Response<B>> + Clone + Send + 'static,
+        S: Service<Request<Q>, Response = Response<B>> + Send + 'static,
         S::Future: Send + 'static,
         S::Error: Send + 'static,
-        Q: Body + Send + 'static,
+        Q: Send + 'static,
         B: Body<Data = Bytes> + Send + 'static,
         B::Error: Into<BoxError>,
     {
-        let shared = &self.shared;
-        let control = if shared.options.rules.request_directives {
-            RequestControl::parse(request.headers())
-        } else {
-            RequestControl::default()
-        };
-        if control.no_store && !control.only_if_cached {
-            // Neither read nor written (RFC 9111, section 5.2.1.5).
-            return self.bypass(request, Forward::Request);
-        }
-        let (method, headers) = (request.method(), request.headers());
-        let asked = Asked { method, headers, key: key.as_str(), noted };
-        let (response, missing) = match shared.look(asked, &key, control) {
-            Look::Answer(response) => return ResponseFuture::ready(response),
-            Look::Refresh(response, missing) => (Some(response), missing),
-            Look::Missing(missing) => (None, missing),
-        };
-        let Missing { forward, control, stale, vary } = missing;
-        if request.method() == Method::HEAD
-            && let Some(response) = response
-        {
-            // The next GET validates; a HEAD would be answered without a body to store.
-            return ResponseFuture::ready(response);
-        }
-        let client = client(&request, key, noted, control, forward);
-        if let Some(response) = response {
-            let inner = self.inner.clone();
-            Fill { shared: shared.clone(), inner, request, client, stale, vary }.refresh();
-            return ResponseFuture::ready(response);
-        }
-        count(&shared.state.counters.misses);
-        shared.state.tell(CacheEvent::Miss(&client.key));
-        let (shared, inner) = (shared.clone(), self.inner.clone());
-        if client.method == Method::HEAD {
+        let state = &self.shared.state;
+        count(&state.counters.misses);
+        state.tell(CacheEvent::Miss(&key));
+        let fill = self.fill(request, key, noted, missing);
+        if fill.client.method == Method::HEAD {
+            let Fill { shared, inner, request, client, stale, .. } = fill;
             return ResponseFuture::boxed(write::head(shared, inner, request, client, stale));
         }
-        let fill = Fill { shared, inner, request, client, stale, vary };
         ResponseFuture::boxed(fill.answer())
     }
 
@@ -182,7 +195,7 @@ impl<S> LruCache<S> {
         noted: Noted,
     ) -> ResponseFuture<B, S::Error>
     where
-        S: Service<Request<Q>, Response = Response<B>> + Clone + Send + 'static,
+        S: Service<Request<Q>, Response = Response<B>> + Send + 'static,
         S::Future: Send + 'static,
         S::Error: Send + 'static,
         Q: Send + 'static,
@@ -198,7 +211,7 @@ impl<S> LruCache<S> {
     /// Forwards a request that is nothing to the cache, as it is.
     fn bypass<Q, B>(&self, request: Request<Q>, forward: Forward) -> ResponseFuture<B, S::Error>
     where
-        S: Service<Request<Q>, Response = Response<B>> + Clone + Send + 'static,
+        S: Service<Request<Q>, Response = Response<B>> + Send + 'static,
         S::Future: Send + 'static,
         S::Error: Send + 'static,
         Q: Send + 'static,
@@ -221,24 +234,24 @@ impl<S> LruCache<S> {
 
 impl Shared {
     /// Looks for what may answer without the handler.
-    fn look<B>(&self, asked: Asked<'_>, key: &CacheKey, control: RequestControl) -> Look<B> {
+    fn look<B>(&self, asked: Asked<'_>, control: RequestControl) -> Look<B> {
         let Self { state, options } = self;
         let now = state.now();
         let mut missing =
             Missing { forward: Forward::UriMiss, control, stale: None, vary: Vary::Nothing };
-        match state.find(key, asked.headers, &now) {
+        match state.find(asked.key, asked.headers, &now) {
             Found::Selected(stored) => {
                 let expired = stored.expired_for(&now);
                 let age = stored.head.age(&now);
                 let terms = &stored.head.terms;
                 let response = match reuse::reuse(terms, &missing.control, age, expired) {
                     Reuse::Fresh => {
-                        return Look::Answer(self.hit(asked, key, &stored, &now));
+                        return Look::Answer(self.hit(asked, &stored, &now), CacheOutcome::Hit);
                     }
                     Reuse::Stale => {
-                        return Look::Answer(self.stale(asked, key, &stored, &now));
+                        return Look::Answer(self.stale(asked, &stored, &now), CacheOutcome::Stale);
                     }
-                    Reuse::StaleWhileRevalidate => Some(self.stale(asked, key, &stored, &now)),
+                    Reuse::StaleWhileRevalidate => Some(self.stale(asked, &stored, &now)),
                     Reuse::Validate => None,
                 };
                 let fresh = terms.is_fresh(age) && expired.is_none();
@@ -259,7 +272,7 @@ impl Shared {
             && options.rules.partial
             && *asked.method == Method::GET
             && asked.noted.range
-            && let Some(known) = state.parts(key, &now)
+            && let Some(known) = state.parts(asked.key, &now)
         {
             let age = known.head.age(&now);
             let reuse = reuse::reuse(&known.head.terms, &missing.control, age, None);
@@ -267,13 +280,14 @@ impl Shared {
                 && let Some(response) = answer::from_parts(options, asked, &known, &now)
             {
                 count(&state.counters.hits);
-                state.tell(CacheEvent::Hit(key));
-                return Look::Answer(response);
+                state.tell_hit(asked.key);
+                return Look::Answer(response, CacheOutcome::Hit);
             }
             missing.forward = Forward::Partial;
         }
         if missing.control.only_if_cached {
-            return Look::Answer(answer::not_stored(options, key.as_str()));
+            let response = answer::not_stored(options, asked.key);
+            return Look::Answer(response, CacheOutcome::NotStored);
         }
         Look::Missing(missing)
     }
@@ -282,28 +296,24 @@ impl Shared {
     pub(crate) fn hit<B>(
         &self,
         asked: Asked<'_>,
-        key: &CacheKey,
         stored: &Stored,
         now: &Moment,
     ) -> Response<ResponseBody<B>> {
         count(&self.state.counters.hits);
-        self.state.tell(CacheEvent::Hit(key));
-        let status = Status { hit: true, ..Status::default() };
-        answer::from_stored(&self.options, asked, stored, now, status, CacheOutcome::Hit)
+        self.state.tell_hit(asked.key);
+        answer::from_stored(&self.options, asked, stored, now, HIT)
     }
 
     /// Answers with a stale one.
     fn stale<B>(
         &self,
         asked: Asked<'_>,
-        key: &CacheKey,
         stored: &Stored,
         now: &Moment,
     ) -> Response<ResponseBody<B>> {
         count(&self.state.counters.stale);
-        self.state.tell(CacheEvent::Hit(key));
-        let status = Status { hit: true, ..Status::default() };
-        answer::from_stored(&self.options, asked, stored, now, status, CacheOutcome::Stale)
+        self.state.tell_hit(asked.key);
+        answer::from_stored(&self.options, asked, stored, now, HIT)
     }
 }
 

@@ -8,6 +8,7 @@ use http::{HeaderMap, HeaderValue};
 
 use super::answer::CACHE_STATUS;
 use super::fields::SHARED;
+use super::stamp::Stamp;
 use crate::lru::LruCache;
 
 /// The names of a stored head's fields, in order.
@@ -19,14 +20,6 @@ pub(crate) struct Shape {
     template: HeaderMap,
     /// Where in the template the value of `Cache-Status` is that this cache adds.
     status: usize,
-}
-
-/// The values that every answer makes anew.
-#[derive(Debug)]
-pub(crate) struct Stamp {
-    pub(crate) age: HeaderValue,
-    pub(crate) length: HeaderValue,
-    pub(crate) status: HeaderValue,
 }
 
 impl Shape {

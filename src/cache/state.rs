@@ -79,13 +79,21 @@ impl State {
         }
     }
 
+    /// The same for a hit, of which nobody needs to know the key but a hook.
+    pub(crate) fn tell_hit(&self, key: &str) {
+        if let Some(hook) = self.hook.get() {
+            hook(CacheEvent::Hit(&CacheKey::of_text(key)));
+        }
+    }
+
     /// Looks for what answers `request`.
-    pub(crate) fn find(&self, key: &CacheKey, request: &HeaderMap, now: &Moment) -> Found {
+    pub(crate) fn find(&self, key: &str, request: &HeaderMap, now: &Moment) -> Found {
         let mut resource = self.get(key, now);
         if resource.is_none()
-            && let Some(key) = self.searched(key)
+            && self.any_search.get().is_some()
+            && let Some(key) = self.searched(&CacheKey::of_text(key))
         {
-            resource = self.get(&key, now);
+            resource = self.get(key.as_str(), now);
         }
         match resource {
             None => Found::Nothing,
@@ -99,7 +107,7 @@ impl State {
         }
     }
 
-    fn get(&self, key: &CacheKey, now: &Moment) -> Option<Resource> {
+    fn get(&self, key: &str, now: &Moment) -> Option<Resource> {
         let (found, gone) = self.store.get(key, now);
         self.discard(gone);
         found
@@ -226,8 +234,8 @@ impl State {
     }
 
     /// The parts stored under `key`.
-    pub(crate) fn parts(&self, key: &CacheKey, now: &Moment) -> Option<Arc<Parts>> {
-        match self.get(&parts_key(key), now) {
+    pub(crate) fn parts(&self, key: &str, now: &Moment) -> Option<Arc<Parts>> {
+        match self.get(parts_key(&CacheKey::of_text(key)).as_str(), now) {
             Some(Resource::Parts(parts)) => Some(parts),
             _ => None,
         }

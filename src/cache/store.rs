@@ -101,12 +101,13 @@ impl Store {
     }
 
     /// What is stored under `key`, which counts as a use of it.
-    pub(crate) fn get(&self, key: &CacheKey, now: &Moment) -> (Option<Resource>, Vec<Gone>) {
+    pub(crate) fn get(&self, key: &str, now: &Moment) -> (Option<Resource>, Vec<Gone>) {
         self.set_time(now);
+        // A key hashes as its text does.
         let hash = self.hasher.hash_one(key);
         let shard = self.shard(hash);
         // The whole key is compared: equal hashes are nothing that an attacker could not find.
-        let found = shard.lock().get_by_hash(hash, |held| held == key).cloned();
+        let found = shard.lock().get_by_hash(hash, |held| held.as_str() == key).cloned();
         // Only what is expired leaves by a look, and then nothing is found.
         let gone = if found.is_none() { shard.gone.take() } else { Vec::new() };
         (found, gone)
