@@ -10,6 +10,7 @@ use super::asked::Asked;
 use super::body::ResponseBody;
 use super::clock::Moment;
 use super::coalesce::Live;
+use super::made;
 use super::options::Options;
 use super::outcome::{CacheOutcome, HIT, Status};
 use super::parts::Parts;
@@ -42,6 +43,7 @@ fn add_status<B>(options: &Options, response: &mut Response<B>, key: &str, statu
 }
 
 /// An answer out of the store; its outcome is for the caller to add.
+#[inline]
 pub(crate) fn from_stored<B>(
     options: &Options,
     asked: Asked<'_>,
@@ -53,10 +55,19 @@ pub(crate) fn from_stored<B>(
     let age = head.age(now);
     status.ttl = Some((head.terms.lifetime(), age));
     let length = stored.body.len() as u64;
-    let mut headers = head.fields.to_answer(Stamp::new(options, age, length, asked.key, &status));
-    if options.status_name.is_none() {
-        remove_last(&mut headers, CACHE_STATUS);
-    }
+    let make = || {
+        let stamp = Stamp::new(options, age, length, asked.key, &status);
+        let mut headers = head.fields.to_answer(stamp);
+        if options.status_name.is_none() {
+            remove_last(&mut headers, CACHE_STATUS);
+        }
+        headers
+    };
+    let mut headers = if status.is_plain_hit() && !options.status_key {
+        made::head(head, options.status_name.as_ref(), age.as_secs(), make)
+    } else {
+        make()
+    };
     let form = form(options, asked, head.status, &headers, Some(length), now);
     // Trailers need a body without a declared length (RFC 9112, section 7.1.2).
     let is_whole = matches!(form, Form::Whole);
@@ -237,6 +248,7 @@ fn joined(spans: &[Span]) -> Option<Span> {
     adjacent.then_some((first.0, last.1))
 }
 
+#[inline]
 fn whole<B>(
     status: StatusCode,
     headers: HeaderMap,

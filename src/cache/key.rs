@@ -165,7 +165,22 @@ impl From<&Uri> for CacheKey {
 }
 
 fn is_authority(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || b"-._~%!$&'()*+,;=:[]@".contains(&byte)
+    const ALLOWED: [bool; 256] = {
+        let mut allowed = [false; 256];
+        let others = b"-._~%!$&'()*+,;=:[]@";
+        let mut at = 0;
+        while at < 256 {
+            allowed[at] = (at as u8).is_ascii_alphanumeric();
+            at += 1;
+        }
+        let mut at = 0;
+        while at < others.len() {
+            allowed[others[at] as usize] = true;
+            at += 1;
+        }
+        allowed
+    };
+    ALLOWED[byte as usize]
 }
 
 fn without_default_port(authority: &str) -> &str {

@@ -53,6 +53,7 @@ mod future;
 mod handle;
 mod key;
 mod layer;
+mod made;
 mod options;
 mod outcome;
 mod partial;

@@ -110,15 +110,14 @@ impl Status {
         Self { forward: Some(forward), ..Self::default() }
     }
 
-    /// The lifetime, where this says no more than that the store answered.
-    pub(crate) fn plain_hit(&self) -> Option<Duration> {
-        let plain = self.hit
+    /// Whether it says no more than that the store answered.
+    pub(crate) fn is_plain_hit(&self) -> bool {
+        self.hit
             && self.forward.is_none()
             && self.forward_status.is_none()
             && !self.stored
             && !self.collapsed
-            && self.detail.is_none();
-        self.ttl.filter(|_| plain).map(|(lifetime, _)| lifetime)
+            && self.detail.is_none()
     }
 
     pub(crate) fn to_value(&self, name: &str, key: Option<&str>) -> HeaderValue {

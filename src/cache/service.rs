@@ -293,6 +293,7 @@ impl Shared {
     }
 
     /// Answers with a fresh stored response.
+    #[inline]
     pub(crate) fn hit<B>(
         &self,
         asked: Asked<'_>,

@@ -1,7 +1,5 @@
 //! The values that every answer makes anew.
 
-use std::cell::RefCell;
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -19,23 +17,6 @@ pub(crate) struct Stamp {
     pub(crate) status: HeaderValue,
 }
 
-/// A stamp that was made, with all that it was made from.
-struct Made {
-    name: Arc<str>,
-    age: u64,
-    length: u64,
-    lifetime: Duration,
-    stamp: Stamp,
-}
-
-/// How many stamps a thread remembers: what is asked for often is asked for more than once in a second.
-const REMEMBERED: usize = 64;
-
-thread_local! {
-    static MADE: RefCell<[Option<Made>; REMEMBERED]> =
-        const { RefCell::new([const { None }; REMEMBERED]) };
-}
-
 impl Stamp {
     pub(crate) fn new(
         options: &Options,
@@ -44,34 +25,8 @@ impl Stamp {
         key: &str,
         status: &Status,
     ) -> Self {
-        let age = age.as_secs();
-        let (Some(name), Some(lifetime)) = (&options.status_name, status.plain_hit()) else {
-            return Self::write(options, age, length, key, status);
-        };
-        if options.status_key {
-            return Self::write(options, age, length, key, status);
-        }
-        MADE.with_borrow_mut(|all| {
-            let slot = &mut all[(length ^ lifetime.as_secs()) as usize % REMEMBERED];
-            let known = slot.as_ref().filter(|made| {
-                made.age == age
-                    && made.length == length
-                    && made.lifetime == lifetime
-                    && Arc::ptr_eq(&made.name, name)
-            });
-            if let Some(made) = known {
-                return made.stamp.clone();
-            }
-            let stamp = Self::write(options, age, length, key, status);
-            let name = name.clone();
-            *slot = Some(Made { name, age, length, lifetime, stamp: stamp.clone() });
-            stamp
-        })
-    }
-
-    fn write(options: &Options, age: u64, length: u64, key: &str, status: &Status) -> Self {
         let mut text = String::with_capacity(64);
-        push_number(&mut text, age.min(MAX_SECONDS));
+        push_number(&mut text, age.as_secs().min(MAX_SECONDS));
         let first = text.len();
         push_number(&mut text, length);
         let second = text.len();
