@@ -179,6 +179,7 @@ pub(crate) fn is_not_modified(
             asked.headers,
             response.status,
             &response.headers,
+            false,
             seconds(now),
         )
 }
@@ -216,7 +217,7 @@ fn form(
 ) -> Form {
     // RFC 9110, section 13.2.2: conditions first, ranges afterwards.
     if asked.noted.conditional
-        && conditional::is_not_modified(asked.headers, status, headers, now.seconds())
+        && conditional::is_not_modified(asked.headers, status, headers, true, now.seconds())
     {
         return Form::NotModified;
     }

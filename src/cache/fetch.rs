@@ -1,6 +1,6 @@
 //! One call of the handler, and what its answer means.
 
-use std::future::poll_fn;
+use std::future::{Future, poll_fn};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,6 +8,7 @@ use bytes::Bytes;
 use http::header::{CONTENT_LOCATION, ETAG};
 use http::{Extensions, HeaderMap, Method, Request, Response, StatusCode};
 use http_body::Body;
+use tokio::task::JoinHandle;
 use tower_service::Service;
 
 use super::BoxError;
@@ -118,6 +119,13 @@ where
         && let Some(stored) = validated
     {
         let (parts, _) = response.into_parts();
+        let fields = stored.head.fields.to_map(0);
+        if !stored.head.own_etag && freshen::names_another(&fields, &parts.headers) {
+            // The client may have what is stored: the origin was asked about that and said that it is good.
+            // But not for long, as it contradicts itself.
+            shared.state.invalidate(&client.key);
+            return Ok(Fetched::Stored(stored.clone(), Use::Validated, Some(status)));
+        }
         let new = freshened(shared, client, stored, parts, requested, &since);
         return Ok(Fetched::Stored(new, Use::Validated, Some(status)));
     }
@@ -320,6 +328,16 @@ where
 {
     poll_fn(|cx| inner.poll_ready(cx)).await?;
     inner.call(request).await
+}
+
+/// A task for what goes on when its client leaves, in the span of the request that caused it.
+pub(crate) fn spawn<F>(work: F) -> JoinHandle<F::Output>
+where
+    F: Future<Output: Send> + Send + 'static,
+{
+    #[cfg(feature = "serve")]
+    let work = tracing::Instrument::in_current_span(work);
+    tokio::spawn(work)
 }
 
 /// Counts background work as in flight, where the server says with what.

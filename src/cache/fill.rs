@@ -17,7 +17,7 @@ use super::answer;
 use super::body::ResponseBody;
 use super::coalesce::{FlightKey, Guard, Join, Landing, Live, Use};
 use super::event::count;
-use super::fetch::{Answer, Client, Fetched, fetch, in_flight, landed_on};
+use super::fetch::{Answer, Client, Fetched, fetch, in_flight, landed_on, spawn};
 use super::outcome::{CacheOutcome, Forward, Status};
 use super::policy::vary::{self, Vary};
 use super::policy::{Reuse, reuse};
@@ -186,7 +186,7 @@ where
                     shared.state.flights.forget_pass(&key);
                 }
                 let run = recording.run(shared, None);
-                tokio::spawn(async move {
+                spawn(async move {
                     let _guard = guard;
                     run.await;
                 });
@@ -198,7 +198,7 @@ where
     /// Calls the handler for all who wait, in a task of its own: it goes on when this client leaves.
     async fn lead(self, guard: Guard) -> Answer<B, S::Error> {
         let (send, receive) = oneshot::channel();
-        let task = tokio::spawn(self.fly(guard, Some(send)));
+        let task = spawn(self.fly(guard, Some(send)));
         match receive.await {
             Ok(answer) => answer,
             Err(_) => match task.await {
@@ -221,7 +221,7 @@ where
         let joined = state.flights.join(&key, state.now().steady(), || self.look_again());
         if let Join::Lead(guard) = joined {
             count(&state.counters.refreshes);
-            tokio::spawn(self.fly(guard, None));
+            spawn(self.fly(guard, None));
         }
     }
 

@@ -13,7 +13,7 @@ use http_body::Body;
 use super::BoxError;
 use super::answer;
 use super::body::ResponseBody;
-use super::fetch::{Client, Fetched};
+use super::fetch::{Client, Fetched, spawn};
 use super::fields::Fields;
 use super::key::CacheKey;
 use super::outcome::{CacheOutcome, Status};
@@ -95,7 +95,7 @@ where
     let mut response = Response::from_parts(parts, own);
     let status = Status { stored: true, ..status };
     answer::mark(options, &mut response, client.key.as_str(), &status, CacheOutcome::Miss);
-    tokio::spawn(collected.run(Box::pin(body), tape));
+    spawn(collected.run(Box::pin(body), tape));
     Fetched::Pass(response)
 }
 

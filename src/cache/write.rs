@@ -10,7 +10,7 @@ use tower_service::Service;
 use super::BoxError;
 use super::answer;
 use super::body::ResponseBody;
-use super::fetch::{Answer, Client, Fetched, call, freshened, in_flight, landed_on, settle};
+use super::fetch::{Answer, Client, Fetched, call, freshened, in_flight, landed_on, settle, spawn};
 use super::outcome::CacheOutcome;
 use super::policy::{freshen, invalidation};
 use super::record::{self, Since};
@@ -44,7 +44,7 @@ where
     match settle(&shared, &client, response, requested, since, false) {
         Fetched::Recording(recording, response) => {
             let run = recording.run(shared, None);
-            tokio::spawn(async move {
+            spawn(async move {
                 let _guard = guard;
                 run.await;
             });
