@@ -4,17 +4,15 @@ use std::future::{Future, poll_fn};
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use http::header::{CONTENT_LOCATION, ETAG};
-use http::{Extensions, HeaderMap, Method, Request, Response, StatusCode};
-use http_body::Body;
+use http::{Extensions, HeaderMap, Method, Request, Response, StatusCode, response};
 use tokio::task::JoinHandle;
 use tower_service::Service;
 
-use super::BoxError;
 use super::answer;
 use super::asked::{Asked, Noted};
-use super::body::ResponseBody;
+use super::body::{Content, ResponseBody};
+use super::clock::Moment;
 use super::coalesce::{Live, Use};
 use super::event::count;
 use super::fields::Fields;
@@ -29,6 +27,21 @@ use super::record::{self, Recording, Since};
 use super::service::Shared;
 use super::stored::{Head, Stored};
 use super::tape::Tape;
+
+/// What can be behind a cache.
+pub(crate) trait Handler<Q, B>:
+    Service<Request<Q>, Response = Response<B>, Future: Send + 'static, Error: Send + 'static>
+    + Send
+    + 'static
+{
+}
+
+impl<S, Q, B> Handler<Q, B> for S where
+    S: Service<Request<Q>, Response = Response<B>, Future: Send + 'static, Error: Send + 'static>
+        + Send
+        + 'static
+{
+}
 
 /// What comes of a request.
 pub(crate) type Answer<B, E> = Result<Response<ResponseBody<B>>, E>;
@@ -48,6 +61,23 @@ impl Client {
     pub(crate) fn asked(&self) -> Asked<'_> {
         let Self { method, headers, noted, .. } = self;
         Asked { method, headers, key: self.key.as_str(), noted: *noted }
+    }
+
+    /// Its request and what the handler answered.
+    pub(crate) fn exchange<'a>(
+        &'a self,
+        response: &'a response::Parts,
+        requested: Duration,
+        received: &Moment,
+    ) -> Exchange<'a> {
+        Exchange {
+            method: &self.method,
+            request: &self.headers,
+            status: response.status,
+            response: &response.headers,
+            requested,
+            received: received.wall(),
+        }
     }
 
     pub(crate) fn forces_an_answer(&self) -> bool {
@@ -78,8 +108,7 @@ pub(crate) async fn fetch<S, Q, B>(
 ) -> Result<Fetched<B>, S::Error>
 where
     S: Service<Request<Q>, Response = Response<B>>,
-    B: Body<Data = Bytes> + Send + 'static,
-    B::Error: Into<BoxError>,
+    B: Content,
 {
     let rules = &shared.options.rules;
     let validated = stale.filter(|stored| stored.head.has_validator());
@@ -209,21 +238,13 @@ pub(crate) fn settle<B>(
     conditions_removed: bool,
 ) -> Fetched<B>
 where
-    B: Body<Data = Bytes> + Send + 'static,
-    B::Error: Into<BoxError>,
+    B: Content,
 {
     let options = &shared.options;
     let now = shared.state.now();
     let (mut parts, body) = response.into_parts();
     let tags = record::take_tags(options, &mut parts.headers);
-    let exchange = Exchange {
-        method: &client.method,
-        request: &client.headers,
-        status: parts.status,
-        response: &parts.headers,
-        requested,
-        received: now.wall(),
-    };
+    let exchange = client.exchange(&parts, requested, &now);
     let mut refusal = None;
     let mut judged = None;
     let length = record::declared_length(&parts, &body);

@@ -5,19 +5,16 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use http::header::AUTHORIZATION;
 use http::{Method, Request, Response, StatusCode};
-use http_body::Body;
 use tokio::sync::{oneshot, watch};
 use tower_service::Service;
 
-use super::BoxError;
 use super::answer;
-use super::body::ResponseBody;
+use super::body::{Content, ResponseBody};
 use super::coalesce::{FlightKey, Guard, Join, Landing, Live, Use};
 use super::event::count;
-use super::fetch::{Answer, Client, Fetched, fetch, in_flight, landed_on, spawn};
+use super::fetch::{Answer, Client, Fetched, Handler, fetch, in_flight, landed_on, spawn};
 use super::outcome::{CacheOutcome, Forward, Status};
 use super::policy::vary::{self, Vary};
 use super::policy::{Reuse, reuse};
@@ -40,12 +37,9 @@ pub(crate) struct Fill<S, Q> {
 
 impl<S, Q, B> Fill<S, Q>
 where
-    S: Service<Request<Q>, Response = Response<B>> + Send + 'static,
-    S::Future: Send + 'static,
-    S::Error: Send + 'static,
+    S: Handler<Q, B> + Service<Request<Q>, Response = Response<B>>,
     Q: Send + 'static,
-    B: Body<Data = Bytes> + Send + 'static,
-    B::Error: Into<BoxError>,
+    B: Content,
 {
     /// Answers from the handler, collapsed with others where that is allowed.
     pub(crate) async fn answer(mut self) -> Answer<B, S::Error> {

@@ -12,7 +12,7 @@ use http_body::Body;
 
 use super::BoxError;
 use super::answer;
-use super::body::ResponseBody;
+use super::body::{Content, ResponseBody};
 use super::fetch::{Client, Fetched, spawn};
 use super::fields::Fields;
 use super::key::CacheKey;
@@ -20,7 +20,7 @@ use super::outcome::{CacheOutcome, Status};
 use super::parts::Parts;
 use super::policy::etag::EntityTag;
 use super::policy::vary::Vary;
-use super::policy::{Exchange, range, single, storing};
+use super::policy::{range, single, storing};
 use super::record::{self, Since};
 use super::service::Shared;
 use super::state::Epoch;
@@ -38,19 +38,11 @@ pub(crate) fn part<B>(
     since: Since,
 ) -> Fetched<B>
 where
-    B: Body<Data = Bytes> + Send + 'static,
-    B::Error: Into<BoxError>,
+    B: Content,
 {
     let options = &shared.options;
     let now = shared.state.now();
-    let exchange = Exchange {
-        method: &client.method,
-        request: &client.headers,
-        status: parts.status,
-        response: &parts.headers,
-        requested,
-        received: now.wall(),
-    };
+    let exchange = client.exchange(&parts, requested, &now);
     let place = single(&parts.headers, CONTENT_RANGE).and_then(range::content_range);
     let strong =
         single(&parts.headers, ETAG).and_then(EntityTag::parse).is_some_and(|tag| !tag.weak);

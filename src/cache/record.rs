@@ -11,6 +11,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, response};
 use http_body::{Body, Frame};
 
 use super::BoxError;
+use super::body::Content;
 use super::clock::Moment;
 use super::coalesce::{Flight, Guard, Live};
 use super::event::count;
@@ -115,8 +116,7 @@ pub(crate) fn head(
 
 impl<B> Recording<B>
 where
-    B: Body<Data = Bytes> + Send + 'static,
-    B::Error: Into<BoxError>,
+    B: Content,
 {
     pub(crate) fn new(live: Arc<Live>, body: B, key: CacheKey, since: Since) -> Self {
         Self { live, pump: Pump { body: Box::pin(body), key, since } }
@@ -179,8 +179,7 @@ impl Recorded {
 
 impl<B> Pump<B>
 where
-    B: Body<Data = Bytes> + Send + 'static,
-    B::Error: Into<BoxError>,
+    B: Content,
 {
     /// `None` where nothing is to be stored although nothing failed.
     async fn record(

@@ -11,10 +11,10 @@ use tower_service::Service;
 use super::BoxError;
 use super::answer;
 use super::asked::{Asked, Kind, Noted};
-use super::body::ResponseBody;
+use super::body::{Content, ResponseBody};
 use super::clock::Moment;
 use super::event::{CacheEvent, count};
-use super::fetch::{self, Client};
+use super::fetch::{self, Client, Handler};
 use super::fill::Fill;
 use super::future::ResponseFuture;
 use super::key::{CacheKey, KeyText};
@@ -169,12 +169,9 @@ impl<S: Clone> LruCache<S> {
         missing: Missing,
     ) -> ResponseFuture<B, S::Error>
     where
-        S: Service<Request<Q>, Response = Response<B>> + Send + 'static,
-        S::Future: Send + 'static,
-        S::Error: Send + 'static,
+        S: Handler<Q, B>,
         Q: Send + 'static,
-        B: Body<Data = Bytes> + Send + 'static,
-        B::Error: Into<BoxError>,
+        B: Content,
     {
         let state = &self.shared.state;
         count(&state.counters.misses);
@@ -195,12 +192,9 @@ impl<S: Clone> LruCache<S> {
         noted: Noted,
     ) -> ResponseFuture<B, S::Error>
     where
-        S: Service<Request<Q>, Response = Response<B>> + Send + 'static,
-        S::Future: Send + 'static,
-        S::Error: Send + 'static,
+        S: Handler<Q, B>,
         Q: Send + 'static,
-        B: Body<Data = Bytes> + Send + 'static,
-        B::Error: Into<BoxError>,
+        B: Content,
     {
         count(&self.shared.state.counters.bypassed);
         let client = client(&request, key, noted, RequestControl::default(), Forward::Method);
@@ -211,12 +205,9 @@ impl<S: Clone> LruCache<S> {
     /// Forwards a request that is nothing to the cache, as it is.
     fn bypass<Q, B>(&self, request: Request<Q>, forward: Forward) -> ResponseFuture<B, S::Error>
     where
-        S: Service<Request<Q>, Response = Response<B>> + Send + 'static,
-        S::Future: Send + 'static,
-        S::Error: Send + 'static,
+        S: Handler<Q, B>,
         Q: Send + 'static,
-        B: Body<Data = Bytes> + Send + 'static,
-        B::Error: Into<BoxError>,
+        B: Content,
     {
         let shared = self.shared.clone();
         count(&shared.state.counters.bypassed);

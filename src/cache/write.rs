@@ -2,14 +2,11 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
 use http::{Request, Response, StatusCode};
-use http_body::Body;
 use tower_service::Service;
 
-use super::BoxError;
 use super::answer;
-use super::body::ResponseBody;
+use super::body::{Content, ResponseBody};
 use super::fetch::{Answer, Client, Fetched, call, freshened, in_flight, landed_on, settle, spawn};
 use super::outcome::CacheOutcome;
 use super::policy::{freshen, invalidation};
@@ -26,8 +23,7 @@ pub(crate) async fn write<S, Q, B>(
 ) -> Answer<B, S::Error>
 where
     S: Service<Request<Q>, Response = Response<B>>,
-    B: Body<Data = Bytes> + Send + 'static,
-    B::Error: Into<BoxError>,
+    B: Content,
 {
     let requested = shared.state.now().wall();
     let guard = in_flight(request.extensions());
