@@ -1,45 +1,27 @@
 //! Answers made from what is stored or being recorded.
 
-use std::cell::RefCell;
-use std::fmt::Write;
-use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
-use http::header::{
-    ACCEPT_RANGES, AGE, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_RANGE, IF_MODIFIED_SINCE,
-    IF_NONE_MATCH, RANGE,
-};
+use http::header::{ACCEPT_RANGES, AGE, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_RANGE};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode};
 
+use super::asked::Asked;
 use super::body::ResponseBody;
 use super::clock::Moment;
 use super::coalesce::Live;
+use super::made;
 use super::options::Options;
-use super::outcome::{CacheOutcome, Status};
+use super::outcome::{CacheOutcome, HIT, Status};
 use super::parts::Parts;
 use super::policy::field::MAX_SECONDS;
 use super::policy::range::{self, Ranges, Span};
 use super::policy::{conditional, seconds};
+use super::stamp::Stamp;
 use super::stored::Stored;
 use super::tape::TapeReader;
 
 pub(crate) const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
-
-/// What the client asked, as far as it shapes the answer.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Asked<'a> {
-    pub(crate) method: &'a Method,
-    pub(crate) headers: &'a HeaderMap,
-    pub(crate) key: &'a str,
-}
-
-impl Asked<'_> {
-    pub(crate) fn is_conditional(&self) -> bool {
-        self.headers.contains_key(IF_NONE_MATCH) || self.headers.contains_key(IF_MODIFIED_SINCE)
-    }
-}
 
 /// Appends this cache's member to `Cache-Status`, and the outcome to the extensions.
 pub(crate) fn mark<B>(
@@ -49,91 +31,64 @@ pub(crate) fn mark<B>(
     status: &Status,
     outcome: CacheOutcome,
 ) {
+    add_status(options, response, key, status);
+    response.extensions_mut().insert(outcome);
+}
+
+fn add_status<B>(options: &Options, response: &mut Response<B>, key: &str, status: &Status) {
     if let Some(name) = &options.status_name {
         let key = options.status_key.then_some(key);
         response.headers_mut().append(CACHE_STATUS, status.to_value(name, key));
     }
-    response.extensions_mut().insert(outcome);
 }
 
-/// The values that are new in each answer, in one allocation: age, length, and `Cache-Status`.
-fn stamp(
-    options: &Options,
-    headers: &mut HeaderMap,
-    age: Duration,
-    length: Option<u64>,
-    key: &str,
-    status: &Status,
-) {
-    thread_local! {
-        static TEXT: RefCell<String> = const { RefCell::new(String::new()) };
-    }
-    TEXT.with_borrow_mut(|text| {
-        text.clear();
-        // Writing to a string cannot fail.
-        let _ = write!(text, "{}", age.as_secs().min(MAX_SECONDS));
-        let first = text.len();
-        if let Some(length) = length {
-            let _ = write!(text, "{length}");
-        }
-        let second = text.len();
-        if let Some(name) = &options.status_name {
-            status.write_to(text, name, options.status_key.then_some(key));
-        }
-        let bytes = Bytes::copy_from_slice(text.as_bytes());
-        let mut insert = |name, range: Range<usize>| {
-            if !range.is_empty()
-                && let Ok(value) = HeaderValue::from_maybe_shared(bytes.slice(range))
-            {
-                headers.append(name, value);
-            }
-        };
-        insert(AGE, 0..first);
-        insert(CONTENT_LENGTH, first..second);
-        insert(CACHE_STATUS, second..text.len());
-    });
-}
-
-/// An answer out of the store.
+/// An answer out of the store; its outcome is for the caller to add.
+#[inline]
 pub(crate) fn from_stored<B>(
     options: &Options,
     asked: Asked<'_>,
     stored: &Stored,
     now: &Moment,
     mut status: Status,
-    outcome: CacheOutcome,
 ) -> Response<ResponseBody<B>> {
     let head = &stored.head;
     let age = head.age(now);
-    let mut headers = head.fields.to_map(4);
     status.ttl = Some((head.terms.lifetime(), age));
     let length = stored.body.len() as u64;
-    let shape = shape(options, asked, head.status, &headers, Some(length), now);
-    let declared = match &shape {
-        // These make their own.
-        Shape::NotModified | Shape::Unsatisfiable | Shape::Part(_) => None,
-        // Trailers need a body without a declared length (RFC 9112, section 7.1.2).
-        Shape::Whole if stored.trailers.is_some() => None,
-        Shape::Head | Shape::Whole => Some(length).filter(|_| !is_bodiless(head.status)),
+    let make = || {
+        let stamp = Stamp::new(options, age, length, asked.key, &status);
+        let mut headers = head.fields.to_answer(stamp);
+        if options.status_name.is_none() {
+            remove_last(&mut headers, CACHE_STATUS);
+        }
+        headers
     };
-    stamp(options, &mut headers, age, declared, asked.key, &status);
-    let mut response = match shape {
-        Shape::NotModified => not_modified(headers),
-        Shape::Unsatisfiable => unsatisfiable(headers, length),
-        Shape::Part(span) => part(
+    let mut headers = if status.is_plain_hit() && !options.status_key {
+        made::head(head, options.status_name.as_ref(), age.as_secs(), make)
+    } else {
+        make()
+    };
+    let form = form(options, asked, head.status, &headers, Some(length), now);
+    // Trailers need a body without a declared length (RFC 9112, section 7.1.2).
+    let is_whole = matches!(form, Form::Whole);
+    if is_bodiless(head.status) || (is_whole && stored.trailers.is_some()) {
+        headers.remove(CONTENT_LENGTH);
+    }
+    match form {
+        Form::NotModified => not_modified(headers),
+        Form::Unsatisfiable => unsatisfiable(headers, length),
+        Form::Part(span) => part(
             headers,
             span,
             length,
             ResponseBody::stored(stored.body.slice(span.0 as usize..=span.1 as usize), None),
         ),
-        Shape::Head => whole(head.status, headers, ResponseBody::empty()),
-        Shape::Whole => {
+        Form::Head => whole(head.status, headers, ResponseBody::empty()),
+        Form::Whole => {
             let body = ResponseBody::stored(stored.body.clone(), stored.trailers.clone());
             whole(head.status, headers, body)
         }
-    };
-    response.extensions_mut().insert(outcome);
-    response
+    }
 }
 
 /// An answer that is being recorded for another request.
@@ -150,17 +105,17 @@ pub(crate) fn from_live<B>(
     let mut headers = head.fields.to_map(4);
     headers.insert(AGE, age_value(age));
     status.ttl = Some((head.terms.lifetime(), age));
-    let shape = shape(options, asked, head.status, &headers, live.length, now);
-    let mut response = match (shape, live.length) {
-        (Shape::NotModified, _) => not_modified(headers),
-        (Shape::Unsatisfiable, Some(length)) => unsatisfiable(headers, length),
-        (Shape::Part(span), Some(length)) => part(
+    let form = form(options, asked, head.status, &headers, live.length, now);
+    let mut response = match (form, live.length) {
+        (Form::NotModified, _) => not_modified(headers),
+        (Form::Unsatisfiable, Some(length)) => unsatisfiable(headers, length),
+        (Form::Part(span), Some(length)) => part(
             headers,
             span,
             length,
             ResponseBody::recorded_part(reader, span.0, span.1 - span.0 + 1),
         ),
-        (Shape::Head, length) => {
+        (Form::Head, length) => {
             if let Some(length) = length {
                 headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
             }
@@ -197,8 +152,8 @@ pub(crate) fn from_parts<B>(
     let mut headers = headers;
     headers.insert(AGE, age_value(age));
     let mut response = part(headers, span, parts.length, ResponseBody::stored(bytes, None));
-    let status = Status { hit: true, ttl: Some((head.terms.lifetime(), age)), ..Status::default() };
-    mark(options, &mut response, asked.key, &status, CacheOutcome::Hit);
+    let status = Status { ttl: Some((head.terms.lifetime(), age)), ..HIT };
+    add_status(options, &mut response, asked.key, &status);
     Some(response)
 }
 
@@ -208,7 +163,7 @@ pub(crate) fn not_stored<B>(options: &Options, key: &str) -> Response<ResponseBo
     *response.status_mut() = StatusCode::GATEWAY_TIMEOUT;
     response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     let status = Status { detail: Some("only-if-cached"), ..Status::default() };
-    mark(options, &mut response, key, &status, CacheOutcome::NotStored);
+    add_status(options, &mut response, key, &status);
     response
 }
 
@@ -219,11 +174,12 @@ pub(crate) fn is_not_modified(
     response: &http::response::Parts,
     now: Duration,
 ) -> bool {
-    asked.is_conditional()
+    asked.noted.conditional
         && conditional::is_not_modified(
             asked.headers,
             response.status,
             &response.headers,
+            false,
             seconds(now),
         )
 }
@@ -233,7 +189,17 @@ pub(crate) fn strip_for_not_modified(response: &mut http::response::Parts) {
     conditional::strip_for_not_modified(&mut response.headers);
 }
 
-enum Shape {
+/// Takes out the value that was added last.
+fn remove_last(headers: &mut HeaderMap, name: HeaderName) {
+    let mut values: Vec<HeaderValue> = headers.get_all(&name).iter().cloned().collect();
+    values.pop();
+    headers.remove(&name);
+    for value in values {
+        headers.append(&name, value);
+    }
+}
+
+enum Form {
     Whole,
     Head,
     NotModified,
@@ -241,37 +207,37 @@ enum Shape {
     Unsatisfiable,
 }
 
-fn shape(
+fn form(
     options: &Options,
     asked: Asked<'_>,
     status: StatusCode,
     headers: &HeaderMap,
     length: Option<u64>,
     now: &Moment,
-) -> Shape {
+) -> Form {
     // RFC 9110, section 13.2.2: conditions first, ranges afterwards.
-    if asked.is_conditional()
-        && conditional::is_not_modified(asked.headers, status, headers, now.seconds())
+    if asked.noted.conditional
+        && conditional::is_not_modified(asked.headers, status, headers, true, now.seconds())
     {
-        return Shape::NotModified;
+        return Form::NotModified;
     }
     if asked.method == Method::HEAD {
-        return Shape::Head;
+        return Form::Head;
     }
     // Section 14.2: a range is of the content of a 200 to GET.
     if status == StatusCode::OK
-        && asked.headers.contains_key(RANGE)
+        && asked.noted.range
         && let Some(length) = length
     {
         let ranges =
             range::resolve(asked.headers, headers, length, options.max_ranges, now.seconds());
         return match ranges {
-            Ranges::Whole => Shape::Whole,
-            Ranges::Unsatisfiable => Shape::Unsatisfiable,
-            Ranges::Parts(spans) => joined(&spans).map_or(Shape::Whole, Shape::Part),
+            Ranges::Whole => Form::Whole,
+            Ranges::Unsatisfiable => Form::Unsatisfiable,
+            Ranges::Parts(spans) => joined(&spans).map_or(Form::Whole, Form::Part),
         };
     }
-    Shape::Whole
+    Form::Whole
 }
 
 /// Several ranges as one, where nothing lies between them.
@@ -283,6 +249,7 @@ fn joined(spans: &[Span]) -> Option<Span> {
     adjacent.then_some((first.0, last.1))
 }
 
+#[inline]
 fn whole<B>(
     status: StatusCode,
     headers: HeaderMap,

@@ -32,6 +32,14 @@ pin_project! {
     }
 }
 
+/// A body that can be recorded.
+pub(crate) trait Content:
+    Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static
+{
+}
+
+impl<B> Content for B where B: Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static {}
+
 impl<B> ResponseBody<B> {
     pub(crate) fn inner(body: B) -> Self {
         Self { kind: Kind::Inner { body } }

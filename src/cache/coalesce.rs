@@ -8,7 +8,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::watch;
-use tokio::time::Instant;
 
 use super::key::CacheKey;
 use super::policy::vary::{Selection, Vary};
@@ -102,8 +101,8 @@ pub(crate) struct Flights {
 #[derive(Debug, Default)]
 struct Inner {
     flights: HashMap<FlightKey, Arc<Flight>>,
-    /// By hash only: a collision costs a collapse, nothing else.
-    passes: HashMap<u64, Instant>,
+    /// Until when, by hash only: a collision costs a collapse, nothing else.
+    passes: HashMap<u64, Duration>,
 }
 
 /// How many keys are remembered as not shareable.
@@ -125,7 +124,7 @@ impl Flights {
     pub(crate) fn join<T>(
         self: &Arc<Self>,
         key: &FlightKey,
-        now: Instant,
+        now: Duration,
         look: impl FnOnce() -> Option<T>,
     ) -> Join<T> {
         let hash = self.hasher.hash_one(key);
@@ -161,7 +160,7 @@ impl Flights {
     }
 
     /// Remembers that answers for this key cannot be shared.
-    pub(crate) fn remember_pass(&self, key: &FlightKey, until: Instant, now: Instant) {
+    pub(crate) fn remember_pass(&self, key: &FlightKey, until: Duration, now: Duration) {
         let hash = self.hasher.hash_one(key);
         let mut inner = self.lock();
         if inner.passes.len() >= PASSES {
@@ -217,7 +216,7 @@ impl Guard {
     }
 
     /// Lets the followers go their own ways, and those of the next `pass` not queue at all.
-    pub(crate) fn release(self, now: Instant, pass: Duration) {
+    pub(crate) fn release(self, now: Duration, pass: Duration) {
         if !pass.is_zero() {
             // Before the followers are woken: what they see when they ask again is the pass.
             self.flights.remember_pass(&self.key, now + pass, now);

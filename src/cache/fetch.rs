@@ -1,18 +1,18 @@
 //! One call of the handler, and what its answer means.
 
-use std::future::poll_fn;
+use std::future::{Future, poll_fn};
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use http::header::{CONTENT_LOCATION, ETAG};
-use http::{Extensions, HeaderMap, Method, Request, Response, StatusCode};
-use http_body::Body;
+use http::{Extensions, HeaderMap, Method, Request, Response, StatusCode, response};
+use tokio::task::JoinHandle;
 use tower_service::Service;
 
-use super::BoxError;
-use super::answer::{self, Asked};
-use super::body::ResponseBody;
+use super::answer;
+use super::asked::{Asked, Noted};
+use super::body::{Content, ResponseBody};
+use super::clock::Moment;
 use super::coalesce::{Live, Use};
 use super::event::count;
 use super::fields::Fields;
@@ -28,6 +28,21 @@ use super::service::Shared;
 use super::stored::{Head, Stored};
 use super::tape::Tape;
 
+/// What can be behind a cache.
+pub(crate) trait Handler<Q, B>:
+    Service<Request<Q>, Response = Response<B>, Future: Send + 'static, Error: Send + 'static>
+    + Send
+    + 'static
+{
+}
+
+impl<S, Q, B> Handler<Q, B> for S where
+    S: Service<Request<Q>, Response = Response<B>, Future: Send + 'static, Error: Send + 'static>
+        + Send
+        + 'static
+{
+}
+
 /// What comes of a request.
 pub(crate) type Answer<B, E> = Result<Response<ResponseBody<B>>, E>;
 
@@ -37,13 +52,32 @@ pub(crate) struct Client {
     pub(crate) method: Method,
     pub(crate) headers: HeaderMap,
     pub(crate) key: CacheKey,
+    pub(crate) noted: Noted,
     pub(crate) control: RequestControl,
     pub(crate) forward: Forward,
 }
 
 impl Client {
     pub(crate) fn asked(&self) -> Asked<'_> {
-        Asked { method: &self.method, headers: &self.headers, key: self.key.as_str() }
+        let Self { method, headers, noted, .. } = self;
+        Asked { method, headers, key: self.key.as_str(), noted: *noted }
+    }
+
+    /// Its request and what the handler answered.
+    pub(crate) fn exchange<'a>(
+        &'a self,
+        response: &'a response::Parts,
+        requested: Duration,
+        received: &Moment,
+    ) -> Exchange<'a> {
+        Exchange {
+            method: &self.method,
+            request: &self.headers,
+            status: response.status,
+            response: &response.headers,
+            requested,
+            received: received.wall(),
+        }
     }
 
     pub(crate) fn forces_an_answer(&self) -> bool {
@@ -74,8 +108,7 @@ pub(crate) async fn fetch<S, Q, B>(
 ) -> Result<Fetched<B>, S::Error>
 where
     S: Service<Request<Q>, Response = Response<B>>,
-    B: Body<Data = Bytes> + Send + 'static,
-    B::Error: Into<BoxError>,
+    B: Content,
 {
     let rules = &shared.options.rules;
     let validated = stale.filter(|stored| stored.head.has_validator());
@@ -115,6 +148,13 @@ where
         && let Some(stored) = validated
     {
         let (parts, _) = response.into_parts();
+        let fields = stored.head.fields.to_map(0);
+        if !stored.head.own_etag && freshen::names_another(&fields, &parts.headers) {
+            // The client may have what is stored: the origin was asked about that and said that it is good.
+            // But not for long, as it contradicts itself.
+            shared.state.invalidate(&client.key);
+            return Ok(Fetched::Stored(stored.clone(), Use::Validated, Some(status)));
+        }
         let new = freshened(shared, client, stored, parts, requested, &since);
         return Ok(Fetched::Stored(new, Use::Validated, Some(status)));
     }
@@ -166,7 +206,7 @@ pub(crate) fn freshened(
     }
     let head = Head {
         status: stored.head.status,
-        fields: Fields::new(&merged),
+        fields: Fields::new(&shared.state.shapes, &merged),
         terms,
         selection: stored.head.selection.clone(),
         at: now,
@@ -198,21 +238,13 @@ pub(crate) fn settle<B>(
     conditions_removed: bool,
 ) -> Fetched<B>
 where
-    B: Body<Data = Bytes> + Send + 'static,
-    B::Error: Into<BoxError>,
+    B: Content,
 {
     let options = &shared.options;
     let now = shared.state.now();
     let (mut parts, body) = response.into_parts();
     let tags = record::take_tags(options, &mut parts.headers);
-    let exchange = Exchange {
-        method: &client.method,
-        request: &client.headers,
-        status: parts.status,
-        response: &parts.headers,
-        requested,
-        received: now.wall(),
-    };
+    let exchange = client.exchange(&parts, requested, &now);
     let mut refusal = None;
     let mut judged = None;
     let length = record::declared_length(&parts, &body);
@@ -304,7 +336,10 @@ pub(crate) fn landed_on<B>(
         _ => Forward::Stale,
     };
     let status = Status { collapsed, ..answer::forwarded_status(forward, forward_status) };
-    answer::from_stored(&shared.options, client.asked(), stored, &state.now(), status, outcome)
+    let asked = client.asked();
+    let mut response = answer::from_stored(&shared.options, asked, stored, &state.now(), status);
+    response.extensions_mut().insert(outcome);
+    response
 }
 
 /// Calls the service once it is ready.
@@ -314,6 +349,16 @@ where
 {
     poll_fn(|cx| inner.poll_ready(cx)).await?;
     inner.call(request).await
+}
+
+/// A task for what goes on when its client leaves, in the span of the request that caused it.
+pub(crate) fn spawn<F>(work: F) -> JoinHandle<F::Output>
+where
+    F: Future<Output: Send> + Send + 'static,
+{
+    #[cfg(feature = "serve")]
+    let work = tracing::Instrument::in_current_span(work);
+    tokio::spawn(work)
 }
 
 /// Counts background work as in flight, where the server says with what.

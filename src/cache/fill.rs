@@ -5,19 +5,16 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
-use http::header::{AUTHORIZATION, RANGE};
+use http::header::AUTHORIZATION;
 use http::{Method, Request, Response, StatusCode};
-use http_body::Body;
 use tokio::sync::{oneshot, watch};
 use tower_service::Service;
 
-use super::BoxError;
 use super::answer;
-use super::body::ResponseBody;
+use super::body::{Content, ResponseBody};
 use super::coalesce::{FlightKey, Guard, Join, Landing, Live, Use};
-use super::event::{CacheEvent, count};
-use super::fetch::{Answer, Client, Fetched, fetch, in_flight, landed_on};
+use super::event::count;
+use super::fetch::{Answer, Client, Fetched, Handler, fetch, in_flight, landed_on, spawn};
 use super::outcome::{CacheOutcome, Forward, Status};
 use super::policy::vary::{self, Vary};
 use super::policy::{Reuse, reuse};
@@ -40,12 +37,9 @@ pub(crate) struct Fill<S, Q> {
 
 impl<S, Q, B> Fill<S, Q>
 where
-    S: Service<Request<Q>, Response = Response<B>> + Send + 'static,
-    S::Future: Send + 'static,
-    S::Error: Send + 'static,
+    S: Handler<Q, B> + Service<Request<Q>, Response = Response<B>>,
     Q: Send + 'static,
-    B: Body<Data = Bytes> + Send + 'static,
-    B::Error: Into<BoxError>,
+    B: Content,
 {
     /// Answers from the handler, collapsed with others where that is allowed.
     pub(crate) async fn answer(mut self) -> Answer<B, S::Error> {
@@ -58,7 +52,7 @@ where
         }
         // A part is no answer for everyone, so who asks for one does not lead. But it may lie in what others
         // are about to get.
-        let follows_only = self.client.headers.contains_key(RANGE) && self.stale.is_none();
+        let follows_only = self.client.noted.range && self.stale.is_none();
         // Twice at most: under the selection that is known, and under the one that the answer names.
         for _ in 0..2 {
             let key = self.flight_key();
@@ -70,7 +64,7 @@ where
                     None => return self.alone(false).await,
                 }
             } else {
-                flights.join(&key, shared.state.now().steady, || self.look_again())
+                flights.join(&key, shared.state.now().steady(), || self.look_again())
             };
             match join {
                 Join::Found(stored) => return Ok(self.hit(&stored)),
@@ -117,10 +111,11 @@ where
     /// A fill may have ended since the store was asked.
     fn look_again(&self) -> Option<Arc<Stored>> {
         let state = &self.shared.state;
-        let Found::Selected(stored) = state.find(&self.client.key, &self.client.headers) else {
+        let now = state.now();
+        let found = state.find(self.client.key.as_str(), &self.client.headers, &now);
+        let Found::Selected(stored) = found else {
             return None;
         };
-        let now = state.now();
         let expired = stored.expired_for(&now);
         let reuse =
             reuse::reuse(&stored.head.terms, &self.client.control, stored.head.age(&now), expired);
@@ -128,13 +123,10 @@ where
     }
 
     fn hit(&self, stored: &Stored) -> Response<ResponseBody<B>> {
-        let state = &self.shared.state;
-        count(&state.counters.hits);
-        state.tell(CacheEvent::Hit(&self.client.key));
-        let status = Status { hit: true, ..Status::default() };
-        let now = state.now();
-        let asked = self.client.asked();
-        answer::from_stored(&self.shared.options, asked, stored, &now, status, CacheOutcome::Hit)
+        let now = self.shared.state.now();
+        let mut response = self.shared.hit(self.client.asked(), stored, &now);
+        response.extensions_mut().insert(CacheOutcome::Hit);
+        response
     }
 
     fn follow(&self, live: &Live, reader: TapeReader) -> Response<ResponseBody<B>> {
@@ -162,13 +154,13 @@ where
         let since = Since::Epoch(shared.state.epoch());
         // A key known not to be cacheable gets its requests as they are: the handler may judge conditions
         // and ranges better than by sending everything.
-        let keep_conditions = known || client.headers.contains_key(RANGE);
+        let keep_conditions = known || client.noted.range;
         let fetched = fetch(
             &shared,
             inner,
             request,
             &client,
-            stale.as_ref().filter(|_| !client.headers.contains_key(RANGE) || !known),
+            stale.as_ref().filter(|_| !client.noted.range || !known),
             keep_conditions,
             since,
         )
@@ -188,7 +180,7 @@ where
                     shared.state.flights.forget_pass(&key);
                 }
                 let run = recording.run(shared, None);
-                tokio::spawn(async move {
+                spawn(async move {
                     let _guard = guard;
                     run.await;
                 });
@@ -200,7 +192,7 @@ where
     /// Calls the handler for all who wait, in a task of its own: it goes on when this client leaves.
     async fn lead(self, guard: Guard) -> Answer<B, S::Error> {
         let (send, receive) = oneshot::channel();
-        let task = tokio::spawn(self.fly(guard, Some(send)));
+        let task = spawn(self.fly(guard, Some(send)));
         match receive.await {
             Ok(answer) => answer,
             Err(_) => match task.await {
@@ -220,10 +212,10 @@ where
     pub(crate) fn refresh(self) {
         let key = self.flight_key();
         let state = self.shared.state.clone();
-        let joined = state.flights.join(&key, state.now().steady, || self.look_again());
+        let joined = state.flights.join(&key, state.now().steady(), || self.look_again());
         if let Join::Lead(guard) = joined {
             count(&state.counters.refreshes);
-            tokio::spawn(self.fly(guard, None));
+            spawn(self.fly(guard, None));
         }
     }
 
@@ -238,7 +230,7 @@ where
             || leader.as_ref().is_some_and(|leader| !leader.is_closed()) || flight.followers() > 0;
         let fetched = match while_wanted(fetched, is_wanted, shared.options.abandon_after).await {
             Some(fetched) => fetched,
-            None => return guard.release(shared.state.now().steady, Duration::ZERO),
+            None => return guard.release(shared.state.now().steady(), Duration::ZERO),
         };
         let pass_for = shared.options.pass_for;
         let tell = |answer| {
@@ -249,11 +241,11 @@ where
         };
         match fetched {
             Err(error) => {
-                guard.release(shared.state.now().steady, pass_for);
+                guard.release(shared.state.now().steady(), pass_for);
                 tell(Err(error));
             }
             Ok(Fetched::Pass(response)) => {
-                guard.release(shared.state.now().steady, pass_for);
+                guard.release(shared.state.now().steady(), pass_for);
                 tell(Ok(response));
             }
             Ok(Fetched::Stored(stored, used, status)) => {
@@ -262,7 +254,7 @@ where
                     guard.land(Landing::Stored(stored, used));
                     drop(guard);
                 } else {
-                    guard.release(shared.state.now().steady, pass_for);
+                    guard.release(shared.state.now().steady(), pass_for);
                 }
                 tell(Ok(answer));
             }
@@ -272,7 +264,7 @@ where
                     tell(Ok(response));
                     recording.run(shared, Some(guard)).await;
                 } else {
-                    guard.release(shared.state.now().steady, pass_for);
+                    guard.release(shared.state.now().steady(), pass_for);
                     tell(Ok(response));
                     recording.run(shared, None).await;
                 }

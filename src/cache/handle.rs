@@ -7,7 +7,7 @@ use http::{HeaderMap, Method, Request, Response};
 
 use super::coalesce::Landing;
 use super::event::CacheStats;
-use super::key::CacheKey;
+use super::key::{CacheKey, KeyText};
 use super::policy::Exchange;
 use super::record;
 use super::service::{Shared, judge};
@@ -136,14 +136,16 @@ impl CacheHandle {
 
     /// Takes out what is of no use any more, which otherwise leaves when something is written.
     pub fn evict_expired(&self) {
-        let gone = self.shared.state.store.evict_expired();
-        self.shared.state.discard(gone);
+        let state = &self.shared.state;
+        state.discard(state.store.evict_expired(&state.now()));
     }
 
     /// The response that is stored for this request, fresh or stale, without the fields that an answer adds.
     pub fn get<B>(&self, request: &Request<B>) -> Option<Response<Bytes>> {
         let key = self.key(request)?;
-        let Found::Selected(stored) = self.shared.state.find(&key, request.headers()) else {
+        let state = &self.shared.state;
+        let Found::Selected(stored) = state.find(key.as_str(), request.headers(), &state.now())
+        else {
             return None;
         };
         let mut response = Response::new(stored.body.clone());
@@ -185,7 +187,8 @@ impl CacheHandle {
 
     fn key<B>(&self, request: &Request<B>) -> Option<CacheKey> {
         let ignore_host = self.shared.options.ignore_host;
-        CacheKey::of_request(request.uri(), request.headers(), ignore_host)
+        let text = KeyText::of_request(request.uri(), request.headers(), ignore_host);
+        text.map(|text| text.to_key())
     }
 }
 

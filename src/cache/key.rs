@@ -1,5 +1,6 @@
 //! What stored responses are found by.
 
+use std::cell::Cell;
 use std::fmt;
 
 use http::header::HOST;
@@ -30,13 +31,14 @@ impl CacheKey {
     }
 
     fn join(authority: &str, path_and_query: &str) -> Self {
-        let authority = without_default_port(authority);
-        let path_and_query = if path_and_query.is_empty() { "/" } else { path_and_query };
-        let mut text = String::with_capacity(authority.len() + path_and_query.len());
-        text.push_str(authority);
-        text.make_ascii_lowercase();
-        text.push_str(path_and_query);
+        let mut text = String::new();
+        join(&mut text, authority, path_and_query);
         Self { text: text.into_boxed_str() }
+    }
+
+    /// The key that this is the text of.
+    pub(crate) fn of_text(text: &str) -> Self {
+        Self { text: text.into() }
     }
 
     pub(crate) fn as_str(&self) -> &str {
@@ -77,7 +79,23 @@ impl CacheKey {
     pub(crate) fn sibling(&self, path_and_query: &str) -> Self {
         Self::join(self.authority(), path_and_query)
     }
+}
 
+/// The key of a request, in a buffer that the next one on this thread uses again: a hit needs no key of its
+/// own.
+#[derive(Debug)]
+pub(crate) struct KeyText {
+    text: String,
+}
+
+thread_local! {
+    static BUFFER: Cell<String> = const { Cell::new(String::new()) };
+}
+
+/// A longer buffer than this is not kept.
+const LONGEST: usize = 4096;
+
+impl KeyText {
     /// The key of a request, or `None` where it cannot be known which resource is meant: several hosts, or
     /// one that is malformed.
     pub(crate) fn of_request(uri: &Uri, headers: &HeaderMap, ignore_host: bool) -> Option<Self> {
@@ -96,8 +114,40 @@ impl CacheKey {
             (false, None, Some(host)) => host.to_str().ok()?,
         };
         // A slash in the host would let one resource pose as another.
-        authority.bytes().all(is_authority).then(|| Self::join(authority, path_and_query))
+        if !authority.bytes().all(is_authority) {
+            return None;
+        }
+        let mut text = BUFFER.take();
+        text.clear();
+        join(&mut text, authority, path_and_query);
+        Some(Self { text })
     }
+
+    pub(crate) fn as_str(&self) -> &str {
+        &self.text
+    }
+
+    pub(crate) fn to_key(&self) -> CacheKey {
+        CacheKey::of_text(&self.text)
+    }
+}
+
+impl Drop for KeyText {
+    fn drop(&mut self) {
+        if self.text.capacity() <= LONGEST {
+            BUFFER.set(std::mem::take(&mut self.text));
+        }
+    }
+}
+
+/// Appends the text of a key.
+fn join(text: &mut String, authority: &str, path_and_query: &str) {
+    let authority = without_default_port(authority);
+    let path_and_query = if path_and_query.is_empty() { "/" } else { path_and_query };
+    text.reserve_exact(authority.len() + path_and_query.len());
+    text.push_str(authority);
+    text.make_ascii_lowercase();
+    text.push_str(path_and_query);
 }
 
 impl fmt::Display for CacheKey {
@@ -115,7 +165,22 @@ impl From<&Uri> for CacheKey {
 }
 
 fn is_authority(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || b"-._~%!$&'()*+,;=:[]@".contains(&byte)
+    const ALLOWED: [bool; 256] = {
+        let mut allowed = [false; 256];
+        let others = b"-._~%!$&'()*+,;=:[]@";
+        let mut at = 0;
+        while at < 256 {
+            allowed[at] = (at as u8).is_ascii_alphanumeric();
+            at += 1;
+        }
+        let mut at = 0;
+        while at < others.len() {
+            allowed[others[at] as usize] = true;
+            at += 1;
+        }
+        allowed
+    };
+    ALLOWED[byte as usize]
 }
 
 fn without_default_port(authority: &str) -> &str {
@@ -131,7 +196,8 @@ mod tests {
         for host in hosts {
             headers.append(HOST, host.parse().unwrap());
         }
-        CacheKey::of_request(&uri.parse().unwrap(), &headers, false).map(|key| key.to_string())
+        let key = KeyText::of_request(&uri.parse().unwrap(), &headers, false);
+        key.map(|key| key.to_key().to_string())
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! What became of a request: for access logs, and for `Cache-Status` (RFC 9211).
 
-use std::fmt::{self, Write};
+use std::fmt;
 use std::time::Duration;
 
 use http::{HeaderValue, StatusCode};
@@ -94,9 +94,30 @@ pub(crate) struct Status {
     pub(crate) detail: Option<&'static str>,
 }
 
+/// Answered from the store.
+pub(crate) const HIT: Status = Status {
+    hit: true,
+    forward: None,
+    forward_status: None,
+    stored: false,
+    collapsed: false,
+    ttl: None,
+    detail: None,
+};
+
 impl Status {
     pub(crate) fn forwarded(forward: Forward) -> Self {
         Self { forward: Some(forward), ..Self::default() }
+    }
+
+    /// Whether it says no more than that the store answered.
+    pub(crate) fn is_plain_hit(&self) -> bool {
+        self.hit
+            && self.forward.is_none()
+            && self.forward_status.is_none()
+            && !self.stored
+            && !self.collapsed
+            && self.detail.is_none()
     }
 
     pub(crate) fn to_value(&self, name: &str, key: Option<&str>) -> HeaderValue {
@@ -114,13 +135,16 @@ impl Status {
             text.push_str("; fwd=");
             text.push_str(forward.as_str());
         }
-        // Writing to a string cannot fail.
         if let Some(status) = self.forward_status {
-            let _ = write!(text, "; fwd-status={}", status.as_u16());
+            text.push_str("; fwd-status=");
+            text.push_str(status.as_str());
         }
         if let Some((lifetime, age)) = self.ttl {
-            let ttl = lifetime.as_secs() as i64 - age.as_secs() as i64;
-            let _ = write!(text, "; ttl={ttl}");
+            text.push_str("; ttl=");
+            if age.as_secs() > lifetime.as_secs() {
+                text.push('-');
+            }
+            push_number(text, lifetime.as_secs().abs_diff(age.as_secs()));
         }
         if self.stored {
             text.push_str("; stored");
@@ -143,6 +167,10 @@ impl Status {
             text.push_str(detail);
         }
     }
+}
+
+pub(crate) fn push_number(text: &mut String, number: u64) {
+    text.push_str(itoa::Buffer::new().format(number));
 }
 
 #[cfg(test)]

@@ -12,15 +12,15 @@ use http_body::Body;
 
 use super::BoxError;
 use super::answer;
-use super::body::ResponseBody;
-use super::fetch::{Client, Fetched};
+use super::body::{Content, ResponseBody};
+use super::fetch::{Client, Fetched, spawn};
 use super::fields::Fields;
 use super::key::CacheKey;
 use super::outcome::{CacheOutcome, Status};
 use super::parts::Parts;
 use super::policy::etag::EntityTag;
 use super::policy::vary::Vary;
-use super::policy::{Exchange, range, single, storing};
+use super::policy::{range, single, storing};
 use super::record::{self, Since};
 use super::service::Shared;
 use super::state::Epoch;
@@ -38,19 +38,11 @@ pub(crate) fn part<B>(
     since: Since,
 ) -> Fetched<B>
 where
-    B: Body<Data = Bytes> + Send + 'static,
-    B::Error: Into<BoxError>,
+    B: Content,
 {
     let options = &shared.options;
     let now = shared.state.now();
-    let exchange = Exchange {
-        method: &client.method,
-        request: &client.headers,
-        status: parts.status,
-        response: &parts.headers,
-        requested,
-        received: now.wall(),
-    };
+    let exchange = client.exchange(&parts, requested, &now);
     let place = single(&parts.headers, CONTENT_RANGE).and_then(range::content_range);
     let strong =
         single(&parts.headers, ETAG).and_then(EntityTag::parse).is_some_and(|tag| !tag.weak);
@@ -78,7 +70,7 @@ where
     let mut fields = head.fields.to_map(0);
     fields.remove(CONTENT_RANGE);
     fields.remove(CONTENT_LENGTH);
-    head.fields = Fields::new(&fields);
+    head.fields = Fields::new(&shared.state.shapes, &fields);
     let collected = PartBody {
         shared: shared.clone(),
         key: client.key.clone(),
@@ -95,7 +87,7 @@ where
     let mut response = Response::from_parts(parts, own);
     let status = Status { stored: true, ..status };
     answer::mark(options, &mut response, client.key.as_str(), &status, CacheOutcome::Miss);
-    tokio::spawn(collected.run(Box::pin(body), tape));
+    spawn(collected.run(Box::pin(body), tape));
     Fetched::Pass(response)
 }
 
@@ -165,7 +157,7 @@ impl PartBody {
         // RFC 9111, section 3.4: the parts make a complete response, whose status is 200.
         let head = Head {
             status: StatusCode::OK,
-            fields: Fields::new(&joined.head.fields.to_map(0)),
+            fields: Fields::new(&shared.state.shapes, &joined.head.fields.to_map(0)),
             terms: joined.head.terms.clone(),
             selection: joined.head.selection.clone(),
             at: joined.head.at,

@@ -11,6 +11,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, response};
 use http_body::{Body, Frame};
 
 use super::BoxError;
+use super::body::Content;
 use super::clock::Moment;
 use super::coalesce::{Flight, Guard, Live};
 use super::event::count;
@@ -102,7 +103,7 @@ pub(crate) fn head(
     let vary = Vary::parse(&response.headers, &rules.key_headers);
     let head = Head {
         status: response.status,
-        fields: Fields::new(&stored_fields(rules, &response.headers)),
+        fields: Fields::new(&shared.state.shapes, &stored_fields(rules, &response.headers)),
         terms,
         selection: vary::selection(&vary, request),
         at: now,
@@ -115,8 +116,7 @@ pub(crate) fn head(
 
 impl<B> Recording<B>
 where
-    B: Body<Data = Bytes> + Send + 'static,
-    B::Error: Into<BoxError>,
+    B: Content,
 {
     pub(crate) fn new(live: Arc<Live>, body: B, key: CacheKey, since: Since) -> Self {
         Self { live, pump: Pump { body: Box::pin(body), key, since } }
@@ -131,7 +131,7 @@ where
         let end = pump.record(&shared, &live, guard.as_ref()).await;
         match end {
             Ok(Some(mut recorded)) => {
-                let stored = recorded.stored(&shared.options, &live);
+                let stored = recorded.stored(&shared, &live);
                 shared.state.put(&recorded.key, &shared.options, Arc::new(stored), || {
                     recorded.since.is_wrong(&shared)
                 });
@@ -163,12 +163,12 @@ struct Recorded {
 }
 
 impl Recorded {
-    fn stored(&mut self, options: &Options, live: &Live) -> Stored {
-        let head = if options.make_etag
+    fn stored(&mut self, shared: &Shared, live: &Live) -> Stored {
+        let head = if shared.options.make_etag
             && live.head.status == StatusCode::OK
             && !live.head.fields.contains(&ETAG)
         {
-            Arc::new(with_etag(&live.head, &self.body))
+            Arc::new(with_etag(shared, &live.head, &self.body))
         } else {
             live.head.clone()
         };
@@ -179,8 +179,7 @@ impl Recorded {
 
 impl<B> Pump<B>
 where
-    B: Body<Data = Bytes> + Send + 'static,
-    B::Error: Into<BoxError>,
+    B: Content,
 {
     /// `None` where nothing is to be stored although nothing failed.
     async fn record(
@@ -209,7 +208,7 @@ where
                         if let Some(guard) = guard {
                             guard.close();
                             let until = shared.state.pass_until(shared.options.pass_for);
-                            let now = shared.state.now().steady;
+                            let now = shared.state.now().steady();
                             shared.state.flights.remember_pass(guard.key(), until, now);
                         }
                         live.tape.stop_keeping();
@@ -272,7 +271,7 @@ impl Drop for Unfinished {
 }
 
 /// A strong entity tag of the bytes themselves.
-fn with_etag(head: &Head, body: &[u8]) -> Head {
+fn with_etag(shared: &Shared, head: &Head, body: &[u8]) -> Head {
     use std::hash::{DefaultHasher, Hasher};
     // Two fixed keys, 128 bits: the same bytes have the same tag after a restart and on every machine that
     // runs the same build.
@@ -287,7 +286,7 @@ fn with_etag(head: &Head, body: &[u8]) -> Head {
     fields.insert(ETAG, HeaderValue::try_from(tag).expect("hexadecimal digits are valid"));
     Head {
         status: head.status,
-        fields: Fields::new(&fields),
+        fields: Fields::new(&shared.state.shapes, &fields),
         terms: head.terms.clone(),
         selection: head.selection.clone(),
         at: head.at,

@@ -4,30 +4,31 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use http::header::{CONNECTION, CONTENT_LENGTH, RANGE, TRANSFER_ENCODING, UPGRADE};
-use http::{HeaderMap, Method, Request, Response, Uri, request};
+use http::{Extensions, Method, Request, Response, Uri};
 use http_body::Body;
 use tower_service::Service;
 
 use super::BoxError;
-use super::answer::{self, Asked};
-use super::body::ResponseBody;
+use super::answer;
+use super::asked::{Asked, Kind, Noted};
+use super::body::{Content, ResponseBody};
+use super::clock::Moment;
 use super::event::{CacheEvent, count};
-use super::fetch::{self, Client};
+use super::fetch::{self, Client, Handler};
 use super::fill::Fill;
 use super::future::ResponseFuture;
-use super::key::CacheKey;
+use super::key::{CacheKey, KeyText};
 use super::options::Options;
-use super::outcome::{CacheOutcome, Forward, Status};
+use super::outcome::{CacheOutcome, Forward, HIT};
 use super::policy::vary::Vary;
-use super::policy::{RequestControl, Reuse, conditional, field, freshness, reuse};
+use super::policy::{RequestControl, Reuse, freshness, reuse};
 use super::record;
 use super::state::{Found, State};
 use super::stored::Stored;
 use super::write;
 
 /// What all clones of a service share.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Shared {
     pub(crate) state: Arc<State>,
     pub(crate) options: Options,
@@ -54,13 +55,6 @@ impl<S> LruCache<S> {
     }
 }
 
-/// What a request is to the cache.
-enum Kind {
-    Read,
-    Write,
-    Neither(Forward),
-}
-
 impl<S, Q, B> Service<Request<Q>> for LruCache<S>
 where
     S: Service<Request<Q>, Response = Response<B>> + Clone + Send + 'static,
@@ -78,183 +72,147 @@ where
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, request: Request<Q>) -> Self::Future {
-        let shared = &self.shared;
-        let (parts, body) = request.into_parts();
-        let kind = kind(shared, &parts, &body);
-        let key = match &kind {
-            Kind::Neither(_) => None,
-            Kind::Read | Kind::Write => key(&shared.options, &parts),
-        };
-        let (kind, key) = match (kind, key) {
-            (Kind::Neither(forward), _) => return self.bypass(parts, body, forward),
-            (_, None) => return self.bypass(parts, body, Forward::Bypass),
-            (kind, Some(key)) => (kind, key),
+    fn call(&mut self, mut request: Request<Q>) -> Self::Future {
+        let options = &self.shared.options;
+        if let Some(skip) = &options.skip_request {
+            let (parts, body) = request.into_parts();
+            let skipped = skip(&parts);
+            request = Request::from_parts(parts, body);
+            if skipped {
+                return self.bypass(request, Forward::Bypass);
+            }
+        }
+        let noted = Noted::of(request.headers());
+        let kind = noted.kind(request.method(), request.headers(), request.body());
+        if let Kind::Neither(forward) = kind {
+            return self.bypass(request, forward);
+        }
+        let uri = original_uri(options, request.uri(), request.extensions());
+        let Some(key) = KeyText::of_request(uri, request.headers(), options.ignore_host) else {
+            return self.bypass(request, Forward::Bypass);
         };
         if let Kind::Write = kind {
-            count(&shared.state.counters.bypassed);
-            let client = client(&parts, key, RequestControl::default(), Forward::Method);
-            let request = Request::from_parts(parts, body);
-            return ResponseFuture::boxed(write::write(
-                shared.clone(),
-                self.inner.clone(),
-                request,
-                client,
-            ));
+            return self.write(request, key.to_key(), noted);
         }
-        self.read(parts, body, key)
-    }
-}
-
-impl<S> LruCache<S> {
-    fn read<Q, B>(
-        &self,
-        parts: request::Parts,
-        body: Q,
-        key: CacheKey,
-    ) -> ResponseFuture<B, S::Error>
-    where
-        S: Service<Request<Q>, Response = Response<B>> + Clone + Send + 'static,
-        S::Future: Send + 'static,
-        S::Error: Send + 'static,
-        Q: Body + Send + 'static,
-        B: Body<Data = Bytes> + Send + 'static,
-        B::Error: Into<BoxError>,
-    {
-        let shared = &self.shared;
-        let options = &shared.options;
-        let state = &shared.state;
         let control = if options.rules.request_directives {
-            RequestControl::parse(&parts.headers)
+            RequestControl::parse(request.headers())
         } else {
             RequestControl::default()
         };
         if control.no_store && !control.only_if_cached {
             // Neither read nor written (RFC 9111, section 5.2.1.5).
-            return self.bypass(parts, body, Forward::Request);
+            return self.bypass(request, Forward::Request);
         }
-        let now = state.now();
-        let asked = Asked { method: &parts.method, headers: &parts.headers, key: key.as_str() };
-        let mut stale = None;
-        let mut vary = Vary::Nothing;
-        let mut forward = Forward::UriMiss;
-        let mut refreshes = None;
-        match state.find(&key, &parts.headers) {
-            Found::Selected(stored) => {
-                let age = stored.head.age(&now);
-                let expired = stored.expired_for(&now);
-                match reuse::reuse(&stored.head.terms, &control, age, expired) {
-                    Reuse::Fresh => {
-                        count(&state.counters.hits);
-                        state.tell(CacheEvent::Hit(&key));
-                        let status = Status { hit: true, ..Status::default() };
-                        let outcome = CacheOutcome::Hit;
-                        let response =
-                            answer::from_stored(options, asked, &stored, &now, status, outcome);
-                        return ResponseFuture::ready(response);
-                    }
-                    Reuse::Stale => {
-                        return ResponseFuture::ready(self.stale(asked, &key, &stored));
-                    }
-                    Reuse::StaleWhileRevalidate => {
-                        refreshes = Some(self.stale(asked, &key, &stored));
-                    }
-                    Reuse::Validate => {
-                        let fresh = stored.head.terms.is_fresh(age) && expired.is_none();
-                        forward = if fresh { Forward::Request } else { Forward::Stale };
-                    }
-                }
-                vary = vary_of(&stored);
-                stale = Some(stored);
+        let (method, headers) = (request.method(), request.headers());
+        let asked = Asked { method, headers, key: key.as_str(), noted };
+        let (mut response, outcome, missing) = match self.shared.look(asked, control) {
+            Look::Answer(response, outcome) => (response, outcome, None),
+            Look::Refresh(response, missing) => (response, CacheOutcome::Stale, Some(missing)),
+            Look::Missing(missing) => return self.forward(request, key.to_key(), noted, missing),
+        };
+        match missing {
+            // The next GET validates; a HEAD would be answered without a body to store.
+            Some(missing) if request.method() != Method::HEAD => {
+                response.extensions_mut().insert(outcome);
+                self.fill(request, key.to_key(), noted, missing).refresh();
             }
-            Found::OtherVariant(stored) => {
-                forward = Forward::VaryMiss;
-                vary = vary_of(&stored);
+            _ => {
+                // The request ends here, and its map serves the response: emptied, it keeps its memory.
+                let mut extensions = std::mem::take(request.extensions_mut());
+                extensions.clear();
+                extensions.insert(outcome);
+                *response.extensions_mut() = extensions;
             }
-            Found::Nothing => {}
         }
-        if stale.is_none()
-            && options.rules.partial
-            && parts.method == Method::GET
-            && parts.headers.contains_key(RANGE)
-            && let Some(known) = state.parts(&key)
-        {
-            let age = known.head.age(&now);
-            let reuse = reuse::reuse(&known.head.terms, &control, age, None);
-            if reuse == Reuse::Fresh
-                && let Some(response) = answer::from_parts(options, asked, &known, &now)
-            {
-                count(&state.counters.hits);
-                state.tell(CacheEvent::Hit(&key));
-                return ResponseFuture::ready(response);
-            }
-            forward = Forward::Partial;
-        }
-        if control.only_if_cached && refreshes.is_none() {
-            return ResponseFuture::ready(answer::not_stored(options, key.as_str()));
-        }
-        let client = client(&parts, key, control, forward);
-        let request = Request::from_parts(parts, body);
-        if client.method == Method::HEAD {
-            if let Some(response) = refreshes {
-                // The next GET validates; a HEAD would be answered without a body to store.
-                return ResponseFuture::ready(response);
-            }
-            count(&state.counters.misses);
-            state.tell(CacheEvent::Miss(&client.key));
-            return ResponseFuture::boxed(write::head(
-                shared.clone(),
-                self.inner.clone(),
-                request,
-                client,
-                stale,
-            ));
-        }
-        let inner = self.inner.clone();
-        let fill = Fill { shared: shared.clone(), inner, request, client, stale, vary };
-        if let Some(response) = refreshes {
-            fill.refresh();
-            return ResponseFuture::ready(response);
-        }
+        ResponseFuture::ready(response)
+    }
+}
+
+/// What is missing in the store.
+struct Missing {
+    forward: Forward,
+    control: RequestControl,
+    /// What may be validated.
+    stale: Option<Arc<Stored>>,
+    /// What is known to select among the stored responses.
+    vary: Vary,
+}
+
+/// What the store has for a request.
+enum Look<B> {
+    Answer(Response<ResponseBody<B>>, CacheOutcome),
+    /// A stale answer, and what is to be validated in the background.
+    Refresh(Response<ResponseBody<B>>, Missing),
+    Missing(Missing),
+}
+
+impl<S: Clone> LruCache<S> {
+    fn fill<Q>(
+        &self,
+        request: Request<Q>,
+        key: CacheKey,
+        noted: Noted,
+        missing: Missing,
+    ) -> Fill<S, Q> {
+        let Missing { forward, control, stale, vary } = missing;
+        let client = client(&request, key, noted, control, forward);
+        let (shared, inner) = (self.shared.clone(), self.inner.clone());
+        Fill { shared, inner, request, client, stale, vary }
+    }
+
+    /// Asks the handler.
+    fn forward<Q, B>(
+        &self,
+        request: Request<Q>,
+        key: CacheKey,
+        noted: Noted,
+        missing: Missing,
+    ) -> ResponseFuture<B, S::Error>
+    where
+        S: Handler<Q, B>,
+        Q: Send + 'static,
+        B: Content,
+    {
+        let state = &self.shared.state;
         count(&state.counters.misses);
-        state.tell(CacheEvent::Miss(&fill.client.key));
+        state.tell(CacheEvent::Miss(&key));
+        let fill = self.fill(request, key, noted, missing);
+        if fill.client.method == Method::HEAD {
+            let Fill { shared, inner, request, client, stale, .. } = fill;
+            return ResponseFuture::boxed(write::head(shared, inner, request, client, stale));
+        }
         ResponseFuture::boxed(fill.answer())
     }
 
-    fn stale<B>(
+    /// Forwards a request that may change something.
+    fn write<Q, B>(
         &self,
-        asked: Asked<'_>,
-        key: &CacheKey,
-        stored: &Stored,
-    ) -> Response<ResponseBody<B>> {
-        let state = &self.shared.state;
-        count(&state.counters.stale);
-        state.tell(CacheEvent::Hit(key));
-        let status = Status { hit: true, ..Status::default() };
-        let outcome = CacheOutcome::Stale;
-        answer::from_stored(&self.shared.options, asked, stored, &state.now(), status, outcome)
+        request: Request<Q>,
+        key: CacheKey,
+        noted: Noted,
+    ) -> ResponseFuture<B, S::Error>
+    where
+        S: Handler<Q, B>,
+        Q: Send + 'static,
+        B: Content,
+    {
+        count(&self.shared.state.counters.bypassed);
+        let client = client(&request, key, noted, RequestControl::default(), Forward::Method);
+        let (shared, inner) = (self.shared.clone(), self.inner.clone());
+        ResponseFuture::boxed(write::write(shared, inner, request, client))
     }
 
     /// Forwards a request that is nothing to the cache, as it is.
-    fn bypass<Q, B>(
-        &self,
-        parts: request::Parts,
-        body: Q,
-        forward: Forward,
-    ) -> ResponseFuture<B, S::Error>
+    fn bypass<Q, B>(&self, request: Request<Q>, forward: Forward) -> ResponseFuture<B, S::Error>
     where
-        S: Service<Request<Q>, Response = Response<B>> + Clone + Send + 'static,
-        S::Future: Send + 'static,
-        S::Error: Send + 'static,
+        S: Handler<Q, B>,
         Q: Send + 'static,
-        B: Body<Data = Bytes> + Send + 'static,
-        B::Error: Into<BoxError>,
+        B: Content,
     {
         let shared = self.shared.clone();
         count(&shared.state.counters.bypassed);
         let inner = self.inner.clone();
-        let key = parts.uri.path().to_owned();
-        let request = Request::from_parts(parts, body);
+        let key = request.uri().path().to_owned();
         ResponseFuture::boxed(async move {
             let mut response = fetch::call(inner, request).await?.map(ResponseBody::inner);
             let _ = record::take_tags(&shared.options, response.headers_mut());
@@ -265,69 +223,121 @@ impl<S> LruCache<S> {
     }
 }
 
+impl Shared {
+    /// Looks for what may answer without the handler.
+    fn look<B>(&self, asked: Asked<'_>, control: RequestControl) -> Look<B> {
+        let Self { state, options } = self;
+        let now = state.now();
+        let mut missing =
+            Missing { forward: Forward::UriMiss, control, stale: None, vary: Vary::Nothing };
+        match state.find(asked.key, asked.headers, &now) {
+            Found::Selected(stored) => {
+                let expired = stored.expired_for(&now);
+                let age = stored.head.age(&now);
+                let terms = &stored.head.terms;
+                let response = match reuse::reuse(terms, &missing.control, age, expired) {
+                    Reuse::Fresh => {
+                        return Look::Answer(self.hit(asked, &stored, &now), CacheOutcome::Hit);
+                    }
+                    Reuse::Stale => {
+                        return Look::Answer(self.stale(asked, &stored, &now), CacheOutcome::Stale);
+                    }
+                    Reuse::StaleWhileRevalidate => Some(self.stale(asked, &stored, &now)),
+                    Reuse::Validate => None,
+                };
+                let fresh = terms.is_fresh(age) && expired.is_none();
+                missing.forward = if fresh { Forward::Request } else { Forward::Stale };
+                missing.vary = vary_of(&stored);
+                missing.stale = Some(stored);
+                if let Some(response) = response {
+                    return Look::Refresh(response, missing);
+                }
+            }
+            Found::OtherVariant(stored) => {
+                missing.forward = Forward::VaryMiss;
+                missing.vary = vary_of(&stored);
+            }
+            Found::Nothing => {}
+        }
+        if missing.stale.is_none()
+            && options.rules.partial
+            && *asked.method == Method::GET
+            && asked.noted.range
+            && let Some(known) = state.parts(asked.key, &now)
+        {
+            let age = known.head.age(&now);
+            let reuse = reuse::reuse(&known.head.terms, &missing.control, age, None);
+            if reuse == Reuse::Fresh
+                && let Some(response) = answer::from_parts(options, asked, &known, &now)
+            {
+                count(&state.counters.hits);
+                state.tell_hit(asked.key);
+                return Look::Answer(response, CacheOutcome::Hit);
+            }
+            missing.forward = Forward::Partial;
+        }
+        if missing.control.only_if_cached {
+            let response = answer::not_stored(options, asked.key);
+            return Look::Answer(response, CacheOutcome::NotStored);
+        }
+        Look::Missing(missing)
+    }
+
+    /// Answers with a fresh stored response.
+    #[inline]
+    pub(crate) fn hit<B>(
+        &self,
+        asked: Asked<'_>,
+        stored: &Stored,
+        now: &Moment,
+    ) -> Response<ResponseBody<B>> {
+        count(&self.state.counters.hits);
+        self.state.tell_hit(asked.key);
+        answer::from_stored(&self.options, asked, stored, now, HIT)
+    }
+
+    /// Answers with a stale one.
+    fn stale<B>(
+        &self,
+        asked: Asked<'_>,
+        stored: &Stored,
+        now: &Moment,
+    ) -> Response<ResponseBody<B>> {
+        count(&self.state.counters.stale);
+        self.state.tell_hit(asked.key);
+        answer::from_stored(&self.options, asked, stored, now, HIT)
+    }
+}
+
 /// What selected the stored response.
 fn vary_of(stored: &Stored) -> Vary {
     let names: Box<[_]> = stored.head.selection.iter().map(|(name, _)| name.clone()).collect();
     if names.is_empty() { Vary::Nothing } else { Vary::Fields(names) }
 }
 
-fn client(
-    parts: &request::Parts,
+fn client<Q>(
+    request: &Request<Q>,
     key: CacheKey,
+    noted: Noted,
     control: RequestControl,
     forward: Forward,
 ) -> Client {
-    Client { method: parts.method.clone(), headers: parts.headers.clone(), key, control, forward }
-}
-
-fn kind(shared: &Shared, parts: &request::Parts, body: &impl Body) -> Kind {
-    if parts.method == Method::CONNECT || is_upgrade(&parts.headers) {
-        return Kind::Neither(Forward::Bypass);
-    }
-    if shared.options.skip_request.as_ref().is_some_and(|skip| skip(parts)) {
-        return Kind::Neither(Forward::Bypass);
-    }
-    match parts.method {
-        Method::GET | Method::HEAD => {
-            if has_body(&parts.headers, body) || conditional::is_for_origin(&parts.headers) {
-                Kind::Neither(Forward::Bypass)
-            } else {
-                Kind::Read
-            }
-        }
-        Method::OPTIONS | Method::TRACE => Kind::Neither(Forward::Method),
-        _ => Kind::Write,
-    }
-}
-
-fn is_upgrade(headers: &HeaderMap) -> bool {
-    headers.contains_key(UPGRADE)
-        || field::members(headers, CONNECTION).any(|member| member.eq_ignore_ascii_case(b"upgrade"))
-}
-
-/// A body is not part of the key, so the answer to one is not for others.
-fn has_body(headers: &HeaderMap, body: &impl Body) -> bool {
-    !body.is_end_stream()
-        || headers.contains_key(TRANSFER_ENCODING)
-        || headers.get(CONTENT_LENGTH).is_some_and(|length| length != "0")
-}
-
-fn key(options: &Options, parts: &request::Parts) -> Option<CacheKey> {
-    CacheKey::of_request(original_uri(options, parts), &parts.headers, options.ignore_host)
+    let (method, headers) = (request.method().clone(), request.headers().clone());
+    Client { method, headers, key, noted, control, forward }
 }
 
 /// The URI before routers took their prefixes off it.
-fn original_uri<'a>(options: &'a Options, parts: &'a request::Parts) -> &'a Uri {
+fn original_uri<'a>(options: &Options, uri: &'a Uri, extensions: &'a Extensions) -> &'a Uri {
     if let Some(original) = &options.original_uri
-        && let Some(uri) = original(&parts.extensions)
+        && let Some(uri) = original(extensions)
     {
         return uri;
     }
     #[cfg(feature = "serve")]
-    if let Some(original) = parts.extensions.get::<axum::extract::OriginalUri>() {
+    if let Some(original) = extensions.get::<axum::extract::OriginalUri>() {
         return &original.0;
     }
-    &parts.uri
+    uri
 }
 
 /// For warm-up: whether a response may be stored, and under which terms.

@@ -14,6 +14,7 @@ use super::key::CacheKey;
 use super::options::Options;
 use super::parts::Parts;
 use super::policy::no_vary_search::NoVarySearch;
+use super::shape::Shapes;
 use super::store::{Change, Gone, Limits, Store, weigh};
 use super::stored::{Resource, Stored};
 use crate::lru::{Cause, LruCache};
@@ -24,7 +25,8 @@ pub(crate) struct State {
     pub(crate) store: Store,
     pub(crate) flights: Arc<Flights>,
     pub(crate) counters: Counters,
-    clock: OnceLock<Clock>,
+    pub(crate) shapes: Shapes,
+    pub(crate) clock: Clock,
     hook: OnceLock<Hook>,
     /// Counts whatever makes stored responses wrong, for fills that are in no table.
     changes: AtomicU64,
@@ -53,7 +55,8 @@ impl State {
             store: Store::new(limits),
             flights: Arc::new(Flights::new()),
             counters: Counters::default(),
-            clock: OnceLock::new(),
+            shapes: Shapes::new(),
+            clock: Clock::new(),
             hook: OnceLock::new(),
             changes: AtomicU64::new(0),
             searches: Mutex::new(LruCache::new(SEARCHES)),
@@ -62,17 +65,12 @@ impl State {
     }
 
     /// The first one set counts.
-    pub(crate) fn set_clock(&self, clock: Clock) {
-        let _ = self.clock.set(clock);
-    }
-
-    /// The first one set counts.
     pub(crate) fn set_hook(&self, hook: Hook) {
         let _ = self.hook.set(hook);
     }
 
     pub(crate) fn now(&self) -> Moment {
-        self.clock.get_or_init(Clock::default).now()
+        self.clock.now()
     }
 
     pub(crate) fn tell(&self, event: CacheEvent<'_>) {
@@ -81,13 +79,21 @@ impl State {
         }
     }
 
+    /// The same for a hit, of which nobody needs to know the key but a hook.
+    pub(crate) fn tell_hit(&self, key: &str) {
+        if let Some(hook) = self.hook.get() {
+            hook(CacheEvent::Hit(&CacheKey::of_text(key)));
+        }
+    }
+
     /// Looks for what answers `request`.
-    pub(crate) fn find(&self, key: &CacheKey, request: &HeaderMap) -> Found {
-        let mut resource = self.get(key);
+    pub(crate) fn find(&self, key: &str, request: &HeaderMap, now: &Moment) -> Found {
+        let mut resource = self.get(key, now);
         if resource.is_none()
-            && let Some(key) = self.searched(key)
+            && self.any_search.get().is_some()
+            && let Some(key) = self.searched(&CacheKey::of_text(key))
         {
-            resource = self.get(&key);
+            resource = self.get(key.as_str(), now);
         }
         match resource {
             None => Found::Nothing,
@@ -101,8 +107,8 @@ impl State {
         }
     }
 
-    fn get(&self, key: &CacheKey) -> Option<Resource> {
-        let (found, gone) = self.store.get(key);
+    fn get(&self, key: &str, now: &Moment) -> Option<Resource> {
+        let (found, gone) = self.store.get(key, now);
         self.discard(gone);
         found
     }
@@ -145,7 +151,7 @@ impl State {
         let place = self.place(key, options, &stored);
         let kept_for = stored.kept_for(&options.rules, options.retention);
         let mut weight = None;
-        let gone = self.store.update(&place, |known| {
+        let gone = self.store.update(&place, &self.now(), |known| {
             // Asked under the lock of the shard: whoever makes it wrong says so first and takes the lock to
             // remove what is stored afterwards. So either this sees it, or that removes this.
             if is_wrong() {
@@ -176,7 +182,7 @@ impl State {
     ) {
         let place = self.place(key, options, &new);
         let kept_for = new.kept_for(&options.rules, options.retention);
-        let gone = self.store.update(&place, |known| {
+        let gone = self.store.update(&place, &self.now(), |known| {
             let Some(known) = known else {
                 return Change::Keep;
             };
@@ -205,7 +211,7 @@ impl State {
         let place = parts_key(key);
         let kept_for = parts.head.terms.usable_for(&options.rules);
         let mut whole = None;
-        let gone = self.store.update(&place, |known| {
+        let gone = self.store.update(&place, &self.now(), |known| {
             if self.epoch() != epoch {
                 return Change::Keep;
             }
@@ -228,8 +234,8 @@ impl State {
     }
 
     /// The parts stored under `key`.
-    pub(crate) fn parts(&self, key: &CacheKey) -> Option<Arc<Parts>> {
-        match self.get(&parts_key(key)) {
+    pub(crate) fn parts(&self, key: &str, now: &Moment) -> Option<Arc<Parts>> {
+        match self.get(parts_key(&CacheKey::of_text(key)).as_str(), now) {
             Some(Resource::Parts(parts)) => Some(parts),
             _ => None,
         }
@@ -241,7 +247,7 @@ impl State {
         let mut found = false;
         let places = [Some(key.clone()), Some(parts_key(key)), self.searched(key)];
         for place in places.into_iter().flatten() {
-            let gone = self.store.update(&place, |known| {
+            let gone = self.store.update(&place, &self.now(), |known| {
                 found |= known.is_some();
                 Change::Remove
             });
@@ -282,8 +288,8 @@ impl State {
     }
 
     /// How long a response to `key` stays usable at the latest.
-    pub(crate) fn pass_until(&self, pass_for: Duration) -> tokio::time::Instant {
-        self.now().steady + pass_for
+    pub(crate) fn pass_until(&self, pass_for: Duration) -> Duration {
+        self.now().steady() + pass_for
     }
 }
 

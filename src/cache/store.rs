@@ -5,11 +5,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::time::Instant;
-
+use super::clock::Moment;
 use super::key::CacheKey;
 use super::stored::Resource;
-use crate::lru::{AnyPolicy, Builder, Cache, Cause, Clock, Expiring};
+use crate::lru::{AnyPolicy, Builder, Cache, Cause, Clock, Expiring, ManualClock};
 
 /// How much a store holds, and what leaves first when it is full.
 #[derive(Clone, Debug)]
@@ -40,7 +39,7 @@ type Shelf = Cache<CacheKey, Resource, Expiring<AnyPolicy>, RandomState>;
 pub(crate) struct Store {
     shards: Box<[Shard]>,
     hasher: RandomState,
-    start: Instant,
+    clock: Arc<ManualClock>,
 }
 
 #[derive(Debug)]
@@ -64,15 +63,15 @@ impl Store {
     pub(crate) fn new(limits: &Limits) -> Self {
         let shards = (limits.entries / SHARD_ENTRIES).clamp(1, SHARDS).next_power_of_two();
         let hasher = RandomState::new();
-        let start = Instant::now();
+        let clock = Arc::new(ManualClock::new());
         let shards: Vec<Shard> = (0..shards.min(SHARDS))
             .map(|_| {
                 let gone = Arc::new(Leaving::default());
-                let shelf = shelf(limits, 1, &hasher, start, &gone);
+                let shelf = shelf(limits, 1, &hasher, &clock, &gone);
                 Shard { shelf: Mutex::new(shelf), gone }
             })
             .collect();
-        let store = Self { shards: shards.into(), hasher, start };
+        let store = Self { shards: shards.into(), hasher, clock };
         store.configure(limits);
         store
     }
@@ -80,10 +79,19 @@ impl Store {
     /// Begins anew, empty, with other limits.
     pub(crate) fn configure(&self, limits: &Limits) {
         for shard in &self.shards {
-            let new = shelf(limits, self.shards.len(), &self.hasher, self.start, &shard.gone);
+            let new = shelf(limits, self.shards.len(), &self.hasher, &self.clock, &shard.gone);
             let old = std::mem::replace(&mut *shard.lock(), new);
             shard.gone.bytes.store(0, Ordering::Relaxed);
             drop(old);
+        }
+    }
+
+    /// Entries leave when their time is over.
+    fn set_time(&self, now: &Moment) {
+        let now = now.steady();
+        // Not written in vain: all threads read it.
+        if Clock::now(&*self.clock) != now {
+            self.clock.set(now);
         }
     }
 
@@ -93,11 +101,13 @@ impl Store {
     }
 
     /// What is stored under `key`, which counts as a use of it.
-    pub(crate) fn get(&self, key: &CacheKey) -> (Option<Resource>, Vec<Gone>) {
+    pub(crate) fn get(&self, key: &str, now: &Moment) -> (Option<Resource>, Vec<Gone>) {
+        self.set_time(now);
+        // A key hashes as its text does.
         let hash = self.hasher.hash_one(key);
         let shard = self.shard(hash);
         // The whole key is compared: equal hashes are nothing that an attacker could not find.
-        let found = shard.lock().get_by_hash(hash, |held| held == key).cloned();
+        let found = shard.lock().get_by_hash(hash, |held| held.as_str() == key).cloned();
         // Only what is expired leaves by a look, and then nothing is found.
         let gone = if found.is_none() { shard.gone.take() } else { Vec::new() };
         (found, gone)
@@ -113,8 +123,10 @@ impl Store {
     pub(crate) fn update(
         &self,
         key: &CacheKey,
+        now: &Moment,
         change: impl FnOnce(Option<&Resource>) -> Change,
     ) -> Vec<Gone> {
+        self.set_time(now);
         let shard = self.shard(self.hasher.hash_one(key));
         let mut shelf = shard.lock();
         let mut replaced = None;
@@ -150,7 +162,8 @@ impl Store {
     }
 
     /// Takes out what is of no use any more.
-    pub(crate) fn evict_expired(&self) -> Vec<Gone> {
+    pub(crate) fn evict_expired(&self, now: &Moment) -> Vec<Gone> {
+        self.set_time(now);
         let mut gone = Vec::new();
         for shard in &self.shards {
             shard.lock().evict_expired();
@@ -184,7 +197,7 @@ fn shelf(
     limits: &Limits,
     shards: usize,
     hasher: &RandomState,
-    start: Instant,
+    clock: &Arc<ManualClock>,
     gone: &Arc<Leaving>,
 ) -> Shelf {
     // Both limits in one weight: no entry counts for less than its share of the bytes. A store of small
@@ -194,9 +207,7 @@ fn shelf(
     let least = bytes / entries;
     let gone = gone.clone();
     Builder::new(bytes)
-        .policy(
-            Expiring::new(limits.policy.clone(), Duration::ZERO).clock(Arc::new(Steady { start })),
-        )
+        .policy(Expiring::new(limits.policy.clone(), Duration::ZERO).clock(clock.clone()))
         .hasher(hasher.clone())
         .weigher(move |key, resource| weigh(key, resource).max(least).max(1))
         .on_evict(move |key, resource, cause| {
@@ -215,15 +226,3 @@ pub(crate) fn weigh(key: &CacheKey, resource: &Resource) -> usize {
 /// The place of an entry in the core: in the lists and the index, with its weight and its time. All of these
 /// are tables that grow by doubling, so there may be room for another one of each.
 const PLACE: usize = 2 * (Shelf::ENTRY_BYTES + size_of::<usize>() + 2 * size_of::<u64>());
-
-/// The clock of the runtime, which tests can pause.
-#[derive(Debug)]
-struct Steady {
-    start: Instant,
-}
-
-impl Clock for Steady {
-    fn now(&self) -> Duration {
-        self.start.elapsed()
-    }
-}

@@ -2,15 +2,12 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
 use http::{Request, Response, StatusCode};
-use http_body::Body;
 use tower_service::Service;
 
-use super::BoxError;
 use super::answer;
-use super::body::ResponseBody;
-use super::fetch::{Answer, Client, Fetched, call, freshened, in_flight, landed_on, settle};
+use super::body::{Content, ResponseBody};
+use super::fetch::{Answer, Client, Fetched, call, freshened, in_flight, landed_on, settle, spawn};
 use super::outcome::CacheOutcome;
 use super::policy::{freshen, invalidation};
 use super::record::{self, Since};
@@ -26,8 +23,7 @@ pub(crate) async fn write<S, Q, B>(
 ) -> Answer<B, S::Error>
 where
     S: Service<Request<Q>, Response = Response<B>>,
-    B: Body<Data = Bytes> + Send + 'static,
-    B::Error: Into<BoxError>,
+    B: Content,
 {
     let requested = shared.state.now().wall();
     let guard = in_flight(request.extensions());
@@ -44,7 +40,7 @@ where
     match settle(&shared, &client, response, requested, since, false) {
         Fetched::Recording(recording, response) => {
             let run = recording.run(shared, None);
-            tokio::spawn(async move {
+            spawn(async move {
                 let _guard = guard;
                 run.await;
             });

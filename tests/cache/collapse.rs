@@ -607,3 +607,22 @@ async fn a_burst_whose_leader_leaves_is_not_slower() {
     assert_eq!(app.calls(), 1);
     assert!(first[299] <= ORIGIN + Duration::from_millis(10), "{:?}", first[299]);
 }
+
+#[cfg(feature = "serve")]
+#[tokio::test]
+async fn a_fill_is_in_the_span_of_its_request() {
+    use tracing::Instrument;
+    let _subscriber = tracing::subscriber::set_default(tracing_subscriber::fmt().finish());
+    let seen = Arc::new(std::sync::Mutex::new(None));
+    let app = {
+        let seen = seen.clone();
+        App::new(layer(), move |_, _| {
+            *seen.lock().unwrap() = tracing::Span::current().id();
+            answer(&[("cache-control", "max-age=60")], "x")
+        })
+    };
+    let span = tracing::info_span!("request");
+    app.get("/").instrument(span.clone()).await;
+    assert!(span.id().is_some());
+    assert_eq!(*seen.lock().unwrap(), span.id());
+}

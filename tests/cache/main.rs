@@ -8,6 +8,7 @@ mod collapse;
 mod control;
 mod defects;
 mod expiry;
+mod gaps;
 mod rules;
 mod semantics;
 mod support;

@@ -3,19 +3,19 @@
 
 use http::header::{
     ACCEPT_RANGES, CONTENT_ENCODING, CONTENT_LANGUAGE, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE,
-    ETAG, IF_MATCH, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE, IF_UNMODIFIED_SINCE, LAST_MODIFIED,
-    RANGE, TRAILER,
+    DATE, ETAG, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE, LAST_MODIFIED, RANGE, TRAILER,
 };
 use http::{HeaderMap, HeaderName, StatusCode};
 
 use super::etag::{EntityTag, names};
 use super::{date, single};
 
-/// Whether the client has already what is stored: the answer is 304.
+/// Whether the client has already what is stored, or what the origin has just answered: the answer is 304.
 pub(crate) fn is_not_modified(
     request: &HeaderMap,
     status: StatusCode,
     stored: &HeaderMap,
+    is_stored: bool,
     now: i64,
 ) -> bool {
     // RFC 9110, section 13.2.1: a condition counts only where the answer without it would be a success.
@@ -29,14 +29,11 @@ pub(crate) fn is_not_modified(
     }
     let parsed = |value: Option<&[u8]>| value.and_then(|value| date::parse(value, now));
     let since = parsed(single(request, IF_MODIFIED_SINCE));
-    let modified = parsed(single(stored, LAST_MODIFIED));
+    let modified = parsed(single(stored, LAST_MODIFIED).or_else(|| {
+        // Section 4.3.2 of RFC 9111: what says nothing else was made when its `Date` says.
+        if is_stored { single(stored, DATE) } else { None }
+    }));
     matches!((since, modified), (Some(since), Some(modified)) if modified <= since)
-}
-
-/// Whether the request has conditions that only the origin can judge (RFC 9111, section 4.3.2): it is
-/// forwarded as it is.
-pub(crate) fn is_for_origin(request: &HeaderMap) -> bool {
-    request.contains_key(IF_MATCH) || request.contains_key(IF_UNMODIFIED_SINCE)
 }
 
 /// Turns the head of a stored response into that of a 304 (RFC 9110, section 15.4.5): without fields that

@@ -38,6 +38,15 @@ pub(crate) fn merge(rules: &Rules, stored: &HeaderMap, update: &HeaderMap) -> He
     merged
 }
 
+/// Whether a 304 names a strong entity tag that is not the stored one (section 4.3.4): then it speaks about
+/// something else, and must not update what is stored.
+///
+/// Where the stored response has no entity tag, the date that validated it identifies it.
+pub(crate) fn names_another(stored: &HeaderMap, update: &HeaderMap) -> bool {
+    let strong = |headers| single(headers, ETAG).and_then(EntityTag::parse).filter(|tag| !tag.weak);
+    matches!((strong(stored), strong(update)), (Some(stored), Some(new)) if stored != new)
+}
+
 /// Whether a response to HEAD speaks about the stored response (section 4.3.5): every validator that it
 /// has is the stored one, and so is its length.
 pub(crate) fn is_same(stored: &HeaderMap, length: u64, head: &HeaderMap) -> bool {

@@ -3,10 +3,11 @@
 //! ```text
 //! cargo run --release --features cache --bin cache
 //! cargo run --release --features cache --bin cache sockets
+//! cargo run --release --features cache --bin cache collapse
 //! ```
 //!
-//! Everything runs in one process, through `oneshot` on a clone of the service, as a server calls it. Each
-//! figure is the median of several rounds that take turns, so that a slow moment of the machine hits all.
+//! Everything runs in one process, through `oneshot` on a clone of the service, as a server calls it. Routers
+//! have their state, as `axum::serve` gives it to them. The contenders take turns in slices of 100 calls.
 #![allow(unsafe_code, clippy::print_stdout)]
 
 use std::alloc::{GlobalAlloc, Layout, System};
@@ -115,12 +116,17 @@ fn routes(wait: Duration) -> Router {
             }
         })
     };
-    Router::new()
+    Router::<()>::new()
         .route("/100", one(100, "max-age=3600"))
         .route("/1024", one(1024, "max-age=3600"))
         .route("/1048576", one(1024 * 1024, "max-age=3600"))
         .route("/stale", one(1024, "max-age=0, stale-while-revalidate=3600"))
         .route("/miss/{number}", one(1024, "max-age=3600"))
+}
+
+/// A router as `axum::serve` runs it: without state it would make each route anew for each request.
+fn served(router: Router) -> Router {
+    router.with_state(())
 }
 
 fn contenders(wait: Duration) -> Vec<Contender> {
@@ -135,14 +141,14 @@ fn contenders(wait: Duration) -> Vec<Contender> {
     .build();
     let server = http_cache_tower_server::ServerCacheLayer::new(http_cache::MokaManager::default());
     vec![
-        Contender::new("plain handler", routes(wait)),
-        Contender::new("graceful, Router::layer", routes(wait).layer(ours())),
-        Contender::new("graceful, around Router", ours().layer(routes(wait))),
-        Contender::new("axum-response-cache", routes(wait).layer(response_cache)),
+        Contender::new("plain handler", served(routes(wait))),
+        Contender::new("graceful, Router::layer", served(routes(wait).layer(ours()))),
+        Contender::new("graceful, around Router", ours().layer(served(routes(wait)))),
+        Contender::new("axum-response-cache", served(routes(wait).layer(response_cache))),
         Contender::new("tower-http-cache", {
             // It asks for a body that is Sync, which axum's is not.
             let routes = ServiceExt::<Request<Body>>::map_response(
-                routes(wait),
+                served(routes(wait)),
                 |response: Response<Body>| response.map(|body| Synced(Mutex::new(body))),
             );
             let service = tower_http_cache.layer(routes);
@@ -153,7 +159,7 @@ fn contenders(wait: Duration) -> Vec<Contender> {
             BoxCloneSyncService::new(boxed)
         }),
         Contender::new("http-cache-tower-server", {
-            let service = server.layer(routes(wait));
+            let service = server.layer(served(routes(wait)));
             let boxed =
                 ServiceExt::<Request<Body>>::map_response(service, |response: Response<_>| {
                     response.map(Body::new)
@@ -167,13 +173,19 @@ fn request(path: &str) -> Request<Body> {
     Request::get(path).header("host", "example.com").body(Body::empty()).unwrap()
 }
 
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
+fn median(values: Vec<f64>) -> f64 {
+    quantile(values, 0.5)
 }
 
-/// Nanoseconds of one call each, for all contenders in turn.
-fn hits(contenders: &[Contender], path: &str, most: Duration) -> Vec<f64> {
+fn quantile(mut values: Vec<f64>, share: f64) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[(values.len() as f64 * share) as usize]
+}
+
+/// Nanoseconds of one call each, for all contenders in turn: short slices, of which the fastest tenth is
+/// what the machine's other work did not disturb.
+fn hits(contenders: &[Contender], path: &str, slices: usize) -> Vec<f64> {
+    const CALLS: usize = 100;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
         let mut figures = vec![Vec::new(); contenders.len()];
@@ -183,21 +195,35 @@ fn hits(contenders: &[Contender], path: &str, most: Duration) -> Vec<f64> {
                 tokio::time::sleep(Duration::from_millis(2)).await;
             }
         }
-        for _ in 0..9 {
+        for _ in 0..slices {
             for (contender, figures) in contenders.iter().zip(&mut figures) {
+                // A slow one must not take all the time.
+                let calls = if figures.last().is_some_and(|last| *last > 1e5) { 2 } else { CALLS };
                 let start = Instant::now();
-                let mut count = 0_u32;
-                while start.elapsed() < most {
-                    for _ in 0..4 {
-                        (contender.call)(request(path)).await;
-                    }
-                    count += 4;
+                for _ in 0..calls {
+                    (contender.call)(request(path)).await;
                 }
-                figures.push(start.elapsed().as_nanos() as f64 / f64::from(count));
+                figures.push(start.elapsed().as_nanos() as f64 / calls as f64);
+                // What was begun in the background ends here.
+                tokio::task::yield_now().await;
             }
         }
-        figures.into_iter().map(median).collect()
+        figures.into_iter().map(|figures| quantile(figures, 0.1)).collect()
     })
+}
+
+/// So many calls, for a profiler.
+fn repeat(contender: &Contender, count: usize) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        for number in 0..count {
+            (contender.call)(request("/1024")).await;
+            if number < 10 {
+                // What stores in a task of its own does so now.
+                tokio::task::yield_now().await;
+            }
+        }
+    });
 }
 
 /// Allocations and bytes of one call, without those of the request and of this program.
@@ -362,6 +388,8 @@ fn sockets(name: &str) -> f64 {
     used
 }
 
+mod collapse;
+
 fn main() {
     let arguments: Vec<String> = std::env::args().collect();
     match arguments.get(1).map(String::as_str) {
@@ -382,20 +410,19 @@ fn main() {
             }
             return;
         }
-        // For a profiler: hits of 1 KiB by one contender, for two seconds.
+        Some("collapse") => return collapse::run(),
+        // For a profiler: as many hits of 1 KiB by one contender as the second number says.
         Some("hit") => {
             let mut all = contenders(Duration::ZERO);
             all.retain(|contender| contender.name == arguments[2]);
-            println!("{:?}", hits(&all, "/1024", Duration::from_millis(220)));
-            return;
+            return repeat(&all[0], arguments[3].parse().unwrap());
         }
         _ => {}
     }
     let all = contenders(Duration::ZERO);
     let sizes = ["/100", "/1024", "/1048576"];
-    let figures: Vec<Vec<f64>> =
-        sizes.iter().map(|path| hits(&all, path, Duration::from_millis(60))).collect();
-    let stale = hits(&all[..3], "/stale", Duration::from_millis(60));
+    let figures: Vec<Vec<f64>> = sizes.iter().map(|path| hits(&all, path, 300)).collect();
+    let stale = hits(&all[..3], "/stale", 300);
     println!("hit: ns of 100 B, 1 KiB, 1 MiB | relative to the handler | allocations, bytes");
     for (at, contender) in all.iter().enumerate() {
         let (calls, bytes) = allocations(contender, "/1024");
