@@ -28,8 +28,22 @@ mod store;
 mod systemd;
 mod takeover;
 mod upgrade;
+#[cfg(feature = "fetch")]
+mod upgrade_status;
 pub(crate) mod worker;
 
+#[cfg(any(feature = "admin", feature = "fetch"))]
+pub(crate) use self::status::Board;
+#[cfg(all(feature = "admin", feature = "fetch"))]
+pub(crate) use self::upgrade_status::UpgradeStatus;
+#[cfg(feature = "fetch")]
+pub(crate) use self::{
+    launch::Known,
+    preflight::{Environment, ask},
+    state::STOPPING,
+    status::Outcome,
+    upgrade_status::{Checked, Step, Verdict, blames_the_binary},
+};
 pub(crate) use self::{
     health::check as health_check,
     options::Options,
@@ -39,7 +53,4 @@ pub(crate) use self::{
 };
 pub use self::{options::Started, signal::Signal};
 #[cfg(feature = "admin")]
-pub(crate) use self::{
-    status::{Board, Status},
-    takeover::AdminSocket,
-};
+pub(crate) use self::{status::Status, takeover::AdminSocket};

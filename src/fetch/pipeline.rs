@@ -1,0 +1,314 @@
+//! From a release to a worker that runs it, step by step.
+
+use std::{
+    fs::File,
+    io::Read,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use semver::Version;
+use tokio::time::{Instant, timeout_at};
+
+use super::{
+    bar::Bar,
+    download::{Expected, download},
+    failure::Failure,
+    fetcher::{Query, Release},
+    format,
+    target::{Previous, Target, Temporary},
+    upgrade::{Candidate, Upgrade},
+};
+use crate::{
+    handle::Handle,
+    orchestrator::{Board, Environment, Known, Step, Verdict, ask, blames_the_binary},
+    process::{exec::Program, image::Image},
+};
+
+/// One look for the next version, and the move to it.
+#[derive(Clone, Debug)]
+pub(super) struct Pipeline {
+    pub(super) upgrade: Arc<Upgrade>,
+    pub(super) program: Program,
+    pub(super) handle: Handle,
+    pub(super) board: Board,
+}
+
+/// What there is to do when all checks have passed.
+#[derive(Debug)]
+pub(super) enum Prepared {
+    Nothing,
+    /// Somebody else has put it in place already.
+    InPlace {
+        target: Target,
+        digest: String,
+    },
+    New(Box<New>),
+}
+
+#[derive(Debug)]
+pub(super) struct New {
+    target: Target,
+    file: Temporary,
+    digest: String,
+    version: Option<String>,
+}
+
+impl Pipeline {
+    /// Everything up to the moment at which the file of the program is touched. May be dropped at any
+    /// time, and then leaves nothing behind. `tag` becomes that of the release.
+    pub(super) async fn prepare(&self, tag: &mut Option<String>) -> Result<Prepared, Failure> {
+        if let Some(pinned) = self.upgrade.trust.pinned()
+            && digest(self.program.path()).await.is_ok_and(|present| present == pinned)
+        {
+            return Ok(Prepared::Nothing);
+        }
+        let deadline = Instant::now() + self.upgrade.time_limit;
+        let Some(release) = self.ask_source(deadline).await? else { return Ok(Prepared::Nothing) };
+        tag.clone_from(&release.tag);
+        let (path, versions) = (self.program.path().to_owned(), self.upgrade.versions.clone());
+        let target = blocking(move || Target::lock(&path, versions.as_deref())).await??;
+        let (file, digest) = self.receive(&target, release, deadline).await?;
+        if let Some(prepared) = self.compare(&target, &digest).await? {
+            return Ok(prepared.into_prepared(target, digest));
+        }
+        target.dress(&file)?;
+        let version = self.check(&file).await?;
+        self.ask_user(&file, &digest, &version).await?;
+        Ok(Prepared::New(Box::new(New { target, file, digest, version })))
+    }
+
+    /// Puts it in place and moves to it; on a failure puts back what was there. Not to be dropped.
+    pub(super) async fn take(&self, prepared: Prepared) -> Result<Verdict, Failure> {
+        match prepared {
+            Prepared::Nothing => Ok(Verdict::Unchanged),
+            Prepared::InPlace { target, digest } => {
+                let version = None;
+                if !self.upgrade.auto_reload {
+                    return Ok(Verdict::Installed { sha256: digest, version });
+                }
+                let generation = self.reload(&target, None, &digest).await?;
+                Ok(Verdict::Upgraded { generation, sha256: digest, version })
+            }
+            Prepared::New(new) => self.install(*new).await,
+        }
+    }
+
+    async fn install(&self, new: New) -> Result<Verdict, Failure> {
+        self.board.upgrade(|status| status.step = Step::Installing);
+        let New { mut target, file, digest, version } = new;
+        let (sha256, name) = (digest.clone(), digest.clone());
+        let (target, previous) = blocking(move || {
+            let previous = target.install(file, &name)?;
+            Ok::<_, Failure>((target, previous))
+        })
+        .await??;
+        self.board.upgrade(|status| {
+            status.installed = Some(digest.clone());
+            status.version.clone_from(&version);
+        });
+        tracing::info!(sha256, version, path = %target.path().display(), "a new binary is in place");
+        if !self.upgrade.auto_reload {
+            return Ok(Verdict::Installed { sha256, version });
+        }
+        match self.reload(&target, Some(previous), &digest).await {
+            Ok(generation) => Ok(Verdict::Upgraded { generation, sha256, version }),
+            Err(failure) => {
+                self.board.upgrade(|status| (status.installed, status.version) = (None, None));
+                Err(failure)
+            }
+        }
+    }
+
+    async fn ask_source(&self, deadline: Instant) -> Result<Option<Release>, Failure> {
+        self.board.upgrade(|status| status.step = Step::Asking);
+        let query = Query {
+            seen: self.board.upgrade_status().and_then(|status| status.seen),
+            signature: self.upgrade.trust.wants_signature(),
+        };
+        let fetched = timeout_at(deadline, self.upgrade.source.fetch(query)).await;
+        fetched.map_err(|_| self.too_slow())?.map_err(Failure::Source)
+    }
+
+    /// Downloads it beside the program, and verifies it.
+    async fn receive(
+        &self,
+        target: &Target,
+        release: Release,
+        deadline: Instant,
+    ) -> Result<(Temporary, String), Failure> {
+        self.board.upgrade(|status| {
+            (status.step, status.received, status.length) = (Step::Fetching, 0, release.length);
+        });
+        let Release { content, length, sha256, signature, .. } = release;
+        let seal = self.upgrade.trust.seal(signature.as_deref(), sha256.as_deref())?;
+        let present = head(target.path())?;
+        let (temporary, file) = target.create()?;
+        let bar = Bar::new(&self.upgrade, length);
+        let progress = |received| {
+            self.board.upgrade(|status| status.received = received);
+            bar.set(received);
+        };
+        let expected = Expected { length, limit: self.upgrade.max_size, present: &present };
+        let downloaded = timeout_at(deadline, download(content, file, seal, expected, progress));
+        let digest = downloaded.await.map_err(|_| self.too_slow())??;
+        Ok((temporary, digest))
+    }
+
+    fn too_slow(&self) -> Failure {
+        Failure::TooSlow { limit: self.upgrade.time_limit }
+    }
+
+    /// Whether it is there already, or has failed before.
+    async fn compare(&self, target: &Target, digest: &str) -> Result<Option<Present>, Failure> {
+        let Known { failed, serving } = self.handle.known(digest).await;
+        if failed || target.refused().iter().any(|refused| refused == digest) {
+            return Err(Failure::Tried { digest: digest.to_owned() });
+        }
+        let path = target.path().to_owned();
+        let present = blocking(move || {
+            let image = Image::open(&path)?;
+            image.digest().map(|digest| (image, digest))
+        })
+        .await?;
+        let (image, present) = present.map_err(Failure::file("read", target.path()))?;
+        if present != digest {
+            return Ok(None);
+        }
+        let ours = self.board.upgrade_status().and_then(|status| status.installed);
+        // What this server has put there waits for a reload, or somebody has gone back from it.
+        let known = ours.as_deref() == Some(digest);
+        let is_served = serving.is_none_or(|serving| serving.is(&image));
+        Ok(Some(if known || is_served { Present::Served } else { Present::New }))
+    }
+
+    /// Asks the new binary what it is.
+    async fn check(&self, file: &Temporary) -> Result<Option<String>, Failure> {
+        self.board.upgrade(|status| status.step = Step::Checking);
+        let environment = Environment::Only(&self.upgrade.check_environment);
+        let limit = self.upgrade.check_limit;
+        let answer = ask(&self.program, file.path(), limit, environment).await;
+        let version = answer.map_err(Failure::Check)?.version;
+        let installed = self.board.upgrade_status().and_then(|status| status.version);
+        for present in self.upgrade.own_version().into_iter().chain(installed.as_deref()) {
+            in_order(present, version.as_deref(), self.upgrade.allow_downgrade)?;
+        }
+        Ok(version)
+    }
+
+    async fn ask_user(
+        &self,
+        file: &Temporary,
+        digest: &str,
+        version: &Option<String>,
+    ) -> Result<(), Failure> {
+        for hook in &self.upgrade.before {
+            let candidate = Candidate {
+                path: file.path().to_owned(),
+                sha256: digest.to_owned(),
+                version: version.clone(),
+            };
+            hook(candidate).await.map_err(Failure::Hook)?;
+        }
+        Ok(())
+    }
+
+    /// Lets the new binary prove itself. If it does not, the previous one gets its place back.
+    async fn reload(
+        &self,
+        target: &Target,
+        previous: Option<Previous>,
+        digest: &str,
+    ) -> Result<u64, Failure> {
+        self.board.upgrade(|status| status.step = Step::Reloading);
+        let outcome = self.handle.reload_outcome().await;
+        let blamed = blames_the_binary(&outcome);
+        let why = match outcome {
+            Ok(generation) => return Ok(generation),
+            Err(why) => why,
+        };
+        if let Some(previous) = previous
+            && let Err(failure) = target.restore(&previous)
+        {
+            return Err(Failure::Stuck { why, cause: Box::new(failure) });
+        }
+        if blamed && let Err(failure) = target.refuse(digest) {
+            // Until the server ends it is known all the same.
+            tracing::warn!(%failure, "a binary that failed cannot be remembered");
+        }
+        Err(Failure::Trial { why, blamed })
+    }
+}
+
+/// A binary that is in place already.
+enum Present {
+    Served,
+    New,
+}
+
+impl Present {
+    fn into_prepared(self, target: Target, digest: String) -> Prepared {
+        match self {
+            Self::Served => Prepared::Nothing,
+            Self::New => Prepared::InPlace { target, digest },
+        }
+    }
+}
+
+/// Refuses an older version, and one that nobody can compare.
+fn in_order(present: &str, new: Option<&str>, allow_downgrade: bool) -> Result<(), Failure> {
+    if allow_downgrade {
+        return Ok(());
+    }
+    let new = new.ok_or(Failure::NoVersion)?;
+    let parse = |text: &str| {
+        Version::parse(text).map_err(|error| Failure::GarbledVersion(format!("{text:?}: {error}")))
+    };
+    if parse(new)?.cmp_precedence(&parse(present)?).is_lt() {
+        return Err(Failure::Downgrade { from: present.to_owned(), to: new.to_owned() });
+    }
+    Ok(())
+}
+
+fn head(path: &Path) -> Result<Vec<u8>, Failure> {
+    let mut head = Vec::new();
+    let file = File::open(path).map_err(Failure::file("open", path))?;
+    let read = file.take(format::HEAD as u64).read_to_end(&mut head);
+    read.map_err(Failure::file("read", path))?;
+    Ok(head)
+}
+
+async fn digest(path: &Path) -> Result<String, Failure> {
+    let path: PathBuf = path.to_owned();
+    blocking(move || {
+        let digest = Image::open(&path).and_then(|image| image.digest());
+        digest.map_err(Failure::file("read", path))
+    })
+    .await?
+}
+
+/// Does what may wait for a disk away from the loop of the master.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, Failure> {
+    tokio::task::spawn_blocking(work).await.map_err(|_| Failure::Panicked)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_older_version_is_refused_unless_it_is_allowed() {
+        let order = |present, new| in_order(present, new, false);
+        assert!(order("1.2.3", Some("1.2.4")).is_ok());
+        assert!(order("1.2.3", Some("1.2.3+build.2")).is_ok(), "another build of the same");
+        assert!(matches!(order("1.10.0", Some("1.9.0")), Err(Failure::Downgrade { .. })));
+        assert!(matches!(order("2.0.0", Some("2.0.0-rc.1")), Err(Failure::Downgrade { .. })));
+        assert!(matches!(order("1.2.3", None), Err(Failure::NoVersion)));
+        assert!(matches!(order("1.2.3", Some("new")), Err(Failure::GarbledVersion(_))));
+        for new in [Some("1.0.0"), Some("new"), None] {
+            assert!(in_order("1.2.3", new, true).is_ok());
+        }
+    }
+}

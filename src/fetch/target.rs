@@ -1,0 +1,322 @@
+//! The file of the program: locked, replaced in one step, and put back.
+
+use std::{
+    ffi::{OsStr, OsString},
+    fs::{self, File, OpenOptions},
+    io,
+    os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt},
+    path::{Path, PathBuf},
+};
+
+use nix::{
+    errno::Errno,
+    fcntl::{Flock, FlockArg},
+};
+
+use super::failure::Failure;
+
+/// How many binaries that failed are remembered.
+const REMEMBERED: usize = 64;
+
+/// Where the program is, and how it is replaced. While this is there, no other process upgrades it.
+#[derive(Debug)]
+pub(super) struct Target {
+    place: Place,
+    /// For the names of the files around it.
+    name: OsString,
+    /// Where these are.
+    directory: PathBuf,
+    /// Whatever the path names while this is there: the file that it named at first, and each that was
+    /// put there since. A lock file of its own would stay behind for ever.
+    locks: Vec<Flock<File>>,
+}
+
+#[derive(Clone, Debug)]
+enum Place {
+    /// The file itself is replaced; its predecessor stays beside it.
+    File(PathBuf),
+    /// A symbolic link is switched from one file to another.
+    Link(PathBuf),
+}
+
+/// What was replaced, and how to undo that.
+#[derive(Debug)]
+pub(super) struct Previous(PathBuf);
+
+impl Target {
+    /// Locks the program that `path` names.
+    pub(super) fn lock(path: &Path, versions: Option<&Path>) -> Result<Self, Failure> {
+        let place = match versions {
+            Some(_) if path.is_symlink() => Place::Link(path.to_owned()),
+            Some(_) => return Err(Failure::NoLink(path.to_owned())),
+            // To replace a symbolic link would leave what it stands for as it is.
+            None => Place::File(path.canonicalize().map_err(Failure::file("find", path))?),
+        };
+        let path = place.path();
+        let directory = match versions {
+            Some(versions) => versions.to_owned(),
+            None => parent(path).to_owned(),
+        };
+        let name = path.file_name().unwrap_or(OsStr::new("program")).to_owned();
+        let locks = vec![lock(path)?];
+        Ok(Self { name, directory, locks, place })
+    }
+
+    /// What a program is started by.
+    pub(super) fn path(&self) -> &Path {
+        self.place.path()
+    }
+
+    /// A new file beside it, for this process only, that will be moved there.
+    pub(super) fn create(&self) -> Result<(Temporary, File), Failure> {
+        let path = self.beside(".", ".new");
+        match path.symlink_metadata() {
+            // Left by a process that was killed; as this one holds the lock, nobody writes to it.
+            Ok(left) if left.is_file() => {
+                fs::remove_file(&path).map_err(Failure::file("remove", &path))?;
+            }
+            Ok(_) => return Err(Failure::Planted(path)),
+            Err(_) => {}
+        }
+        // With `create_new` a link that was planted in between is not followed either.
+        let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path);
+        match file {
+            Ok(file) => Ok((Temporary { path, moved: false }, file)),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                Err(Failure::Planted(path))
+            }
+            Err(cause) => Err(Failure::File { doing: "create", path, cause }),
+        }
+    }
+
+    /// Gives the new file the owner and the permissions of the present one.
+    pub(super) fn dress(&self, new: &Temporary) -> Result<(), Failure> {
+        let path = self.path();
+        let present = fs::metadata(path).map_err(Failure::file("read", path))?;
+        // Not ours to give where this process is not root; then it is ours, as it should be.
+        if let Err(error) =
+            std::os::unix::fs::chown(&new.path, Some(present.uid()), Some(present.gid()))
+        {
+            tracing::debug!(%error, "the new binary has another owner than the present one");
+        }
+        // After the owner: to change that takes the set-user-ID bit away, which nobody needs here.
+        let mode = fs::Permissions::from_mode(present.mode() & 0o777);
+        fs::set_permissions(&new.path, mode).map_err(Failure::file("change the mode of", &new.path))
+    }
+
+    /// Puts the new file in place. The one that was there is kept.
+    pub(super) fn install(
+        &mut self,
+        mut new: Temporary,
+        digest: &str,
+    ) -> Result<Previous, Failure> {
+        // Before it is in place: whoever finds it there finds it locked.
+        self.locks.push(lock(&new.path)?);
+        match &self.place {
+            Place::File(path) => {
+                let previous = self.beside("", ".previous");
+                keep(path, &previous)?;
+                rename(&new.path, path)?;
+                new.moved = true;
+                let previous = Previous(previous);
+                if let Err(failure) = sync(&self.directory) {
+                    self.restore(&previous)?;
+                    return Err(failure);
+                }
+                Ok(previous)
+            }
+            Place::Link(link) => {
+                let previous = fs::read_link(link).map_err(Failure::file("read", link))?;
+                let version = self.beside("", &format!("-{}", &digest[..16]));
+                rename(&new.path, &version)?;
+                // Removed with this unless the link leads to it.
+                new.path = version.canonicalize().map_err(Failure::file("find", &version))?;
+                sync(&self.directory)?;
+                switch(link, &new.path)?;
+                new.moved = true;
+                self.forget_versions(&[&new.path, &parent(link).join(&previous)]);
+                Ok(Previous(previous))
+            }
+        }
+    }
+
+    /// Puts back what was there before.
+    pub(super) fn restore(&self, previous: &Previous) -> Result<(), Failure> {
+        match &self.place {
+            Place::File(path) => {
+                rename(&previous.0, path)?;
+                sync(&self.directory)
+            }
+            Place::Link(link) => {
+                let failed = fs::canonicalize(link).ok();
+                switch(link, &previous.0)?;
+                // It is of no more use; what is not in the directory of versions is not ours.
+                let ours = failed.filter(|path| self.is_version(path));
+                ours.into_iter().for_each(|path| remove(&path));
+                Ok(())
+            }
+        }
+    }
+
+    /// The digests of binaries that have failed their trial, at any time.
+    pub(super) fn refused(&self) -> Vec<String> {
+        let text = fs::read_to_string(self.beside("", ".refused")).unwrap_or_default();
+        text.lines().filter_map(|line| Some(line.split_whitespace().next()?.to_owned())).collect()
+    }
+
+    /// Remembers one more, even if this process and the machine end now.
+    pub(super) fn refuse(&self, digest: &str) -> Result<(), Failure> {
+        let mut digests = self.refused();
+        if digests.iter().any(|refused| refused == digest) {
+            return Ok(());
+        }
+        digests.push(digest.to_owned());
+        let text = digests[digests.len().saturating_sub(REMEMBERED)..].join("\n") + "\n";
+        let (path, new) = (self.beside("", ".refused"), self.beside(".", ".refused"));
+        // It may be left by a process that was killed. A link that was planted is removed, not followed.
+        let _ = fs::remove_file(&new);
+        let write = || {
+            let mut file = OpenOptions::new().write(true).create_new(true).open(&new)?;
+            io::Write::write_all(&mut file, text.as_bytes())?;
+            file.sync_all()
+        };
+        write().map_err(Failure::file("write", &new))?;
+        rename(&new, &path)?;
+        sync(&self.directory)
+    }
+
+    fn beside(&self, before: &str, after: &str) -> PathBuf {
+        let mut name = OsString::from(before);
+        name.push(&self.name);
+        name.push(after);
+        self.directory.join(name)
+    }
+
+    /// Whether this is a file that `install` has put into the directory of versions.
+    fn is_version(&self, path: &Path) -> bool {
+        let directory = self.directory.canonicalize().unwrap_or_else(|_| self.directory.clone());
+        let name = path.file_name().unwrap_or_default().as_encoded_bytes();
+        let digest = name
+            .strip_prefix(self.name.as_encoded_bytes())
+            .and_then(|rest| rest.strip_prefix(b"-"));
+        parent(path) == directory
+            && digest.is_some_and(|digest| {
+                digest.len() == 16 && digest.iter().all(u8::is_ascii_hexdigit)
+            })
+    }
+
+    /// Removes all versions but these.
+    fn forget_versions(&self, keep: &[&Path]) {
+        let keep: Vec<_> = keep.iter().filter_map(|path| path.canonicalize().ok()).collect();
+        let entries = fs::read_dir(&self.directory).into_iter().flatten().flatten();
+        for path in entries.filter_map(|entry| entry.path().canonicalize().ok()) {
+            if self.is_version(&path) && !keep.contains(&path) {
+                remove(&path);
+            }
+        }
+    }
+}
+
+impl Place {
+    fn path(&self) -> &Path {
+        match self {
+            Self::File(path) | Self::Link(path) => path,
+        }
+    }
+}
+
+/// A file that is removed unless it is moved to where it belongs.
+#[derive(Debug)]
+pub(super) struct Temporary {
+    path: PathBuf,
+    moved: bool,
+}
+
+impl Temporary {
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+impl Drop for Temporary {
+    fn drop(&mut self) {
+        if !self.moved {
+            remove(&self.path);
+        }
+    }
+}
+
+fn remove(path: &Path) {
+    if let Err(error) = fs::remove_file(path) {
+        tracing::warn!(path = %path.display(), %error, "a file stays behind");
+    }
+}
+
+/// Locks the file that `path` names, in the moment in which it names it.
+fn lock(path: &Path) -> Result<Flock<File>, Failure> {
+    loop {
+        let file = File::open(path).map_err(Failure::file("open", path))?;
+        let lock = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(lock) => lock,
+            Err((_, Errno::EWOULDBLOCK)) => return Err(Failure::Busy(path.to_owned())),
+            Err((_, errno)) => return Err(Failure::file("lock", path)(errno.into())),
+        };
+        let id = |metadata: fs::Metadata| (metadata.dev(), metadata.ino());
+        let locked = lock.metadata().map(id).map_err(Failure::file("read", path))?;
+        // Who held it before may have put another file there.
+        if fs::metadata(path).map(id).is_ok_and(|named| named == locked) {
+            return Ok(lock);
+        }
+    }
+}
+
+/// Makes `previous` another name of the file at `path`, in place of what it was.
+fn keep(path: &Path, previous: &Path) -> Result<(), Failure> {
+    match fs::remove_file(previous) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            return Err(Failure::file("remove", previous)(error));
+        }
+        _ => {}
+    }
+    // Not every file system has hard links, and a kernel may forbid one to the file of another user.
+    if fs::hard_link(path, previous).is_ok() {
+        return Ok(());
+    }
+    fs::copy(path, previous).map_err(Failure::file("keep the present binary as", previous))?;
+    let file = File::open(previous).and_then(|file| file.sync_all());
+    file.map_err(Failure::file("write", previous))
+}
+
+/// Makes a symbolic link lead elsewhere, in one step.
+fn switch(link: &Path, to: &Path) -> Result<(), Failure> {
+    let mut name = OsString::from(".");
+    name.push(link.file_name().unwrap_or_default());
+    name.push(".link");
+    let new = parent(link).join(name);
+    // It may be left by a process that was killed.
+    let _ = fs::remove_file(&new);
+    std::os::unix::fs::symlink(to, &new).map_err(Failure::file("create", &new))?;
+    rename(&new, link)?;
+    sync(parent(link))
+}
+
+fn rename(from: &Path, to: &Path) -> Result<(), Failure> {
+    fs::rename(from, to).map_err(Failure::file("put the new file in place of", to))
+}
+
+/// A rename outlives a loss of power only when its directory is written.
+fn sync(directory: &Path) -> Result<(), Failure> {
+    let synced = File::open(directory).and_then(|directory| directory.sync_all());
+    synced.map_err(Failure::file("write", directory))
+}
+
+fn parent(path: &Path) -> &Path {
+    match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    }
+}
+
+#[cfg(test)]
+#[path = "target_tests.rs"]
+mod tests;
