@@ -229,6 +229,11 @@ impl Setup {
         Self(program.env("TEST_BIND", "127.0.0.1:0").env("TEST_BAKE", "0"))
     }
 
+    /// Any program that is such a server.
+    pub(crate) fn from_program(program: Program) -> Self {
+        Self(program.env("TEST_BIND", "127.0.0.1:0").env("TEST_BAKE", "0"))
+    }
+
     pub(crate) fn env(self, name: &str, value: impl ToString) -> Self {
         Self(self.0.env(name, value.to_string()))
     }
