@@ -117,7 +117,7 @@ async fn a_bad_binary_is_refused_and_the_server_is_not_touched() {
     server.publish(fs::read("/bin/true").unwrap());
     server.fails("not built on the crate", "is it built on this crate?").await;
 
-    server.publish(fs::read("/usr/bin/yes").unwrap());
+    server.publish(build("3.0.0", "talks"));
     server.fails("prints for ever", "printed more than").await;
 
     server.publish(build("3.0.0", "endless"));

@@ -30,6 +30,9 @@ pub(crate) fn serve() {
     if is_checked && fault == "endless" {
         std::thread::sleep(Duration::from_secs(1000));
     }
+    while is_checked && fault == "talks" {
+        println!("{}", "x".repeat(1 << 16));
+    }
     let build = async move || {
         if fault.starts_with("needs ") && std::env::var_os(&fault[6..]).is_none() {
             return Err(std::io::Error::other(format!("{fault}, which is not there")));
