@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{
     handle::Handle,
-    orchestrator::{Board, Environment, Known, Step, Verdict, ask, blames_the_binary},
+    orchestrator::{Board, Known, Step, Verdict, ask, blames_the_binary},
     process::{exec::Program, image::Image},
 };
 
@@ -140,6 +140,7 @@ impl Pipeline {
         self.board.upgrade(|status| {
             (status.step, status.received, status.length) = (Step::Fetching, 0, release.length);
         });
+        tracing::info!(length = release.length, tag = release.tag, "fetching a new binary");
         let Release { content, length, sha256, signature, .. } = release;
         let seal = self.upgrade.trust.seal(signature.as_deref(), sha256.as_deref())?;
         let present = head(target.path())?;
@@ -185,7 +186,7 @@ impl Pipeline {
     /// Asks the new binary what it is.
     async fn check(&self, file: &Temporary) -> Result<Option<String>, Failure> {
         self.board.upgrade(|status| status.step = Step::Checking);
-        let environment = Environment::Only(&self.upgrade.check_environment);
+        let environment = Some(self.upgrade.check_environment.as_slice());
         let limit = self.upgrade.check_limit;
         let answer = ask(&self.program, file.path(), limit, environment).await;
         let version = answer.map_err(Failure::Check)?.version;

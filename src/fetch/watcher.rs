@@ -15,7 +15,7 @@ use tokio::{
 use super::{pipeline::Pipeline, schedule, upgrade::Upgrade};
 use crate::{
     handle::Handle,
-    orchestrator::{Board, Checked, STOPPING},
+    orchestrator::{Board, Checked, STOPPING, Verdict},
     process::exec::Program,
 };
 
@@ -201,7 +201,8 @@ impl Looking {
         };
         let checked = result.map_err(|failure| failure.to_string());
         match &checked {
-            Ok(verdict) => tracing::info!(?verdict, "looked for an upgrade"),
+            Ok(Verdict::Unchanged) => tracing::debug!("there is no upgrade"),
+            Ok(verdict) => tracing::info!(?verdict, "upgraded"),
             Err(why) => tracing::error!(why, "the upgrade failed"),
         }
         let (at, took) = (now(), since.elapsed().as_secs_f64());

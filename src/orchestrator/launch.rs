@@ -8,7 +8,7 @@ use super::{
     attend,
     link::Link,
     master::{Input, Master, Worker},
-    preflight::{self, Environment},
+    preflight,
     state::{Event, Id},
 };
 use crate::process::{child::Child, image::Image, wire};
@@ -69,7 +69,7 @@ impl Master {
         let (program, inputs) = (self.program.clone(), self.inputs.clone());
         let limit = self.options.ready_timeout;
         tokio::spawn(async move {
-            let answer = preflight::ask(&program, program.path(), limit, Environment::Whole).await;
+            let answer = preflight::ask(&program, program.path(), limit, None).await;
             // It fails when the master has left.
             let _ = inputs.send(Input::Checked(id, answer.map(drop)));
         });

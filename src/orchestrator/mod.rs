@@ -39,7 +39,7 @@ pub(crate) use self::upgrade_status::UpgradeStatus;
 #[cfg(feature = "fetch")]
 pub(crate) use self::{
     launch::Known,
-    preflight::{Environment, ask},
+    preflight::ask,
     state::STOPPING,
     status::Outcome,
     upgrade_status::{Checked, Step, Verdict, blames_the_binary},

@@ -88,42 +88,24 @@ impl Answer {
     }
 }
 
-/// What a program that is asked sees of the environment of this process.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum Environment<'a> {
-    Whole,
-    /// What every program needs, where it would listen, and these variables.
-    #[cfg(feature = "fetch")]
-    Only(&'a [String]),
-}
+/// What every program needs, and what tells it where to listen.
+const NEEDED: [&str; 7] = ["GRACEFUL_LISTEN", "HOME", "LANG", "PATH", "PORT", "TMPDIR", "TZ"];
 
-impl Environment<'_> {
-    #[cfg(feature = "fetch")]
-    const NEEDED: [&'static str; 7] =
-        ["GRACEFUL_LISTEN", "HOME", "LANG", "PATH", "PORT", "TMPDIR", "TZ"];
-
-    #[cfg(not(feature = "fetch"))]
-    fn apply(self, _: &mut Command) {}
-
-    #[cfg(feature = "fetch")]
-    fn apply(self, command: &mut Command) {
-        let Self::Only(names) = self else { return };
-        command.env_clear();
-        for name in Self::NEEDED.into_iter().chain(names.iter().map(String::as_str)) {
-            command.envs(std::env::var_os(name).map(|value| (name, value)));
-        }
-    }
-}
-
-/// Runs the program at `path` and asks what it is.
+/// Runs the program at `path` and asks what it is. With `only`, it sees no more of the environment than
+/// it needs and these variables.
 pub(crate) async fn ask(
     program: &Program,
     path: &Path,
     limit: Duration,
-    environment: Environment<'_>,
+    only: Option<&[String]>,
 ) -> Result<Answer, String> {
     let mut command = Command::from(program.command(path));
-    environment.apply(&mut command);
+    if let Some(names) = only {
+        command.env_clear();
+        for name in NEEDED.into_iter().chain(names.iter().map(String::as_str)) {
+            command.envs(std::env::var_os(name).map(|value| (name, value)));
+        }
+    }
     command
         .env(CHECK, "1")
         .stdin(Stdio::null())

@@ -66,10 +66,7 @@ impl Report {
     /// # Errors
     ///
     /// When the PID file cannot be written or the admin socket cannot be bound.
-    #[cfg_attr(
-        not(any(feature = "admin", feature = "fetch")),
-        expect(unused_variables, reason = "for those who give orders")
-    )]
+    #[cfg_attr(not(feature = "admin"), expect(unused_variables, reason = "for the admin socket"))]
     pub(crate) fn open(
         options: &Options,
         program: &Program,

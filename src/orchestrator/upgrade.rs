@@ -16,7 +16,7 @@ use super::{
     attend,
     link::Link,
     master::{Input, Master, Worker},
-    preflight::{self, Environment},
+    preflight,
     signal::Signals,
     state::{Id, Phase, State, Timer},
     takeover::{self, Binary, Descriptors, Handoff},
@@ -51,8 +51,7 @@ impl Master {
         let (program, inputs) = (self.program.clone(), self.inputs.clone());
         let limit = self.options.ready_timeout;
         tokio::spawn(async move {
-            let path = image.executable();
-            let answer = preflight::ask(&program, &path, limit, Environment::Whole).await;
+            let answer = preflight::ask(&program, &image.executable(), limit, None).await;
             let fit = answer.and_then(|answer| match answer.takeover {
                 takeover::VERSION => Ok(()),
                 other => Err(format!("it takes over version {other} of the state")),

@@ -1,6 +1,7 @@
 //! Whatever the source yields: a clear error, nothing left behind, and the server goes on.
 
 use std::fs;
+use std::time::Duration;
 
 use axum::body::Bytes;
 use serde_json::json;
@@ -9,6 +10,7 @@ use crate::build::{self, Signer, build};
 use crate::program::{Watching, http};
 use crate::shelf::{Fault, Shelf};
 use crate::support::load::Load;
+use crate::support::procfs;
 
 /// A server of version 2, whose master and worker must not change.
 struct Untouched {
@@ -42,7 +44,8 @@ impl Untouched {
         let why = self.app.failure().await;
         assert!(why.contains(expected), "{case}: {why:?} does not say {expected:?}");
         assert_eq!(self.app.names(), self.names, "{case}: files stay behind");
-        assert!(fs::read(self.app.path()).unwrap() == self.before, "{case}: the program");
+        let program = fs::read(self.app.path()).expect("the program");
+        assert!(program == self.before, "{case}: another program");
         assert_eq!(self.app.get("/pid").await, self.worker, "{case}: another worker");
         let status = self.app.status().await;
         assert_eq!(status["generation"], 1, "{case}");
@@ -58,9 +61,11 @@ async fn a_bad_binary_is_refused_and_the_server_is_not_touched() {
         Untouched::start(json!({ "max_size": 64 << 20, "time_limit": 5000, "check_limit": 1000 }))
             .await;
     let load = Load::new(server.app.server.addr())
-        .keep_alive(4, std::time::Duration::from_millis(10))
+        .keep_alive(4, Duration::from_millis(10))
         .fresh(1)
         .start();
+    let master = server.app.server.process.pid();
+    let descriptors = procfs::descriptors(master);
     let shelf = &server.shelf;
     let three = build("3.0.0", "");
     let half = three.slice(..three.len() / 2);
@@ -94,6 +99,12 @@ async fn a_bad_binary_is_refused_and_the_server_is_not_touched() {
 
     shelf.remove("/app.minisig");
     server.fails("no signature", "comes without a signature").await;
+
+    shelf.redirect("/app", "/app");
+    server.fails("a redirect in a circle", "more than 5 redirects").await;
+    shelf.redirect("/app", "ftp://localhost/app");
+    server.fails("a redirect elsewhere", "is no http or https URL").await;
+    shelf.stay("/app");
 
     server.publish(vec![b'x'; (64 << 20) + 1]);
     server.fails("too large", "larger than 67108864 bytes").await;
@@ -141,6 +152,14 @@ async fn a_bad_binary_is_refused_and_the_server_is_not_touched() {
     shelf.forget();
     assert_eq!(server.app.check().await, (200, json!({ "outcome": "unchanged" })));
     assert_eq!(shelf.statuses("/app"), [304]);
+
+    // Nothing is left of all that in the master either.
+    let left = async {
+        while procfs::descriptors(master) > descriptors || procfs::children(master).len() > 1 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), left).await.expect("descriptors or children");
 
     // And after all that it is ready for a good one.
     server.publish(three);

@@ -13,7 +13,8 @@ const MIB: u64 = 1 << 20;
 fn peak(pid: u32) -> u64 {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("it runs");
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("a peak");
-    1024 * line.split_whitespace().next().unwrap().parse::<u64>().unwrap()
+    let kib = line.split_whitespace().next().and_then(|kib| kib.parse::<u64>().ok());
+    1024 * kib.expect("a number")
 }
 
 #[tokio::test]

@@ -34,7 +34,7 @@ async fn a_read_only_program_is_replaced_by_switching_a_link() {
     let name = format!("current-{}", &build::sha256(&two)[..16]);
     assert_eq!(fs::read_link(&link).unwrap(), versions.canonicalize().unwrap().join(&name));
     assert_eq!(names(&versions), [name.as_str()]);
-    assert_eq!(app.version().await, "2.0.0");
+    app.serves("2.0.0").await;
     app.server.becomes(&link).await;
     // A version that crashes leaves nothing but its digest.
     shelf.publish("/app", &build("3.0.0", "die 0"), &signer);
@@ -42,7 +42,7 @@ async fn a_read_only_program_is_replaced_by_switching_a_link() {
     assert_eq!(names(&versions), [name.as_str(), "current.refused"]);
     assert_eq!(app.names(), ["current", "versions"]);
     assert!(fs::read(&link).unwrap() == two);
-    assert_eq!(app.version().await, "2.0.0");
+    app.serves("2.0.0").await;
 }
 
 #[tokio::test]
@@ -103,7 +103,7 @@ async fn what_another_server_has_installed_is_only_reloaded() {
     let names = first.names();
     let (status, answer) = second.check().await;
     assert_eq!((status, &answer["outcome"]), (200, &json!("upgraded")), "{answer}");
-    assert_eq!(second.version().await, "2.0.0");
+    second.serves("2.0.0").await;
     assert_eq!(first.names(), names, "it was not installed again");
 }
 
@@ -157,7 +157,7 @@ async fn a_full_disk_is_an_error_and_nothing_stays_on_it() {
     let why = app.failure().await;
     assert_eq!(why, "cannot write the download: No space left on device (os error 28)");
     assert_eq!(names(&seen), ["app"]);
-    assert_eq!(app.version().await, "1.0.0");
+    app.serves("1.0.0").await;
     assert_eq!(app.status().await["generation"], 1);
     assert!(fs::read(seen.join("app")).unwrap() == one);
 }
@@ -175,5 +175,5 @@ async fn where_nobody_may_write_nothing_is_tried() {
     assert!(why.starts_with("cannot create "), "{why}");
     assert!(why.ends_with("/.app.new: Read-only file system (os error 30)"), "{why}");
     assert_eq!(names(&seen), ["app"]);
-    assert_eq!(app.version().await, "1.0.0");
+    app.serves("1.0.0").await;
 }

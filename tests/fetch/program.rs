@@ -30,8 +30,10 @@ pub(crate) fn serve() {
     if is_checked && fault == "endless" {
         std::thread::sleep(Duration::from_secs(1000));
     }
-    while is_checked && fault == "talks" {
-        println!("{}", "x".repeat(1 << 16));
+    if is_checked && fault == "talks" {
+        loop {
+            println!("{}", "x".repeat(1 << 16));
+        }
     }
     let build = async move || {
         if fault.starts_with("needs ") && std::env::var_os(&fault[6..]).is_none() {
@@ -62,7 +64,8 @@ fn upgrade(settings: &Value) -> Upgrade {
     let source = text("source").expect("a source");
     let mut upgrade = match source.split_once(' ').expect("a kind of source") {
         ("http", url) => {
-            let mut http = Http::new(url).expect("a URL").header("x-token", "secret").unwrap();
+            let http = Http::new(url).expect("a URL").header("x-token", "secret");
+            let mut http = http.expect("a header");
             if let Some(path) = text("roots") {
                 http = http.root_certificates(path).expect("certificates");
             }
@@ -123,6 +126,10 @@ fn upgrade(settings: &Value) -> Upgrade {
     }
     if let Some(directory) = text("versions") {
         upgrade = upgrade.versions(directory);
+    }
+    #[cfg(feature = "progress")]
+    if settings["bar"] == true {
+        upgrade = upgrade.progress_bar();
     }
     if let Some(name) = text("check_env") {
         upgrade = upgrade.check_env(name);
@@ -230,9 +237,12 @@ impl Watching {
         }
     }
 
-    /// What the worker says its version is.
-    pub(crate) async fn version(&self) -> String {
-        self.get("/version").await
+    /// Waits until a worker of this version answers: the one before it may have accepted a connection
+    /// in the very moment in which the reload succeeded.
+    pub(crate) async fn serves(&self, version: &str) {
+        let answered = async { while self.get("/version").await != version {} };
+        let answered = tokio::time::timeout(Duration::from_secs(10), answered).await;
+        answered.unwrap_or_else(|_| panic!("version {version} does not answer"));
     }
 
     pub(crate) async fn get(&self, path: &str) -> String {

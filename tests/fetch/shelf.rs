@@ -111,6 +111,11 @@ impl Shelf {
         self.lock().redirects.insert(path.to_owned(), to.into());
     }
 
+    /// Redirects no more.
+    pub(crate) fn stay(&self, path: &str) {
+        self.lock().redirects.remove(path);
+    }
+
     /// What was asked for at this path.
     pub(crate) fn asked(&self, path: &str) -> Vec<Asked> {
         self.lock().asked.iter().filter(|asked| asked.path == path).cloned().collect()

@@ -22,7 +22,7 @@ async fn upgrades_with(settings: Value, two: &Bytes, environment: &[(&str, &str)
         environment.iter().fold(setup, |setup, (name, value)| setup.env(name, value))
     };
     let app = Watching::with(&build("1.0.0", ""), settings, more).await;
-    assert_eq!(app.version().await, "1.0.0");
+    app.serves("1.0.0").await;
     let (status, answer) = app.check().await;
     assert_eq!(status, 200, "{answer}");
     let digest = build::sha256(two);
@@ -30,8 +30,9 @@ async fn upgrades_with(settings: Value, two: &Bytes, environment: &[(&str, &str)
         "outcome": "upgraded", "generation": 2, "sha256": digest, "version": "2.0.0",
     });
     assert_eq!(answer, expected);
-    assert_eq!(app.version().await, "2.0.0");
-    assert!(fs::read(app.path()).unwrap() == *two, "the file is the new binary");
+    app.serves("2.0.0").await;
+    let file = fs::read(app.path()).expect("the program");
+    assert!(file == *two, "the file is the new binary");
     assert_eq!(app.names(), ["app", "app.previous"]);
     // What was known outlives the program of the master.
     app.server.becomes(&app.path()).await;
@@ -196,7 +197,7 @@ async fn the_file_of_the_program_itself_may_be_watched() {
     build::put(&path, &two);
     let (status, answer) = app.check().await;
     assert_eq!((status, &answer["generation"]), (200, &json!(2)), "{answer}");
-    assert_eq!(app.version().await, "2.0.0");
+    app.serves("2.0.0").await;
     assert_eq!(app.names(), ["app"], "it was there already");
 }
 
@@ -274,7 +275,7 @@ async fn it_looks_by_itself_again_and_again() {
     app.until("two failures", |status| status["upgrade"]["failures"] == 2).await;
     shelf.publish("/app", &two, &signer);
     app.until("an upgrade", |status| status["upgrade"]["counts"]["upgraded"] == 1).await;
-    assert_eq!(app.version().await, "2.0.0");
+    app.serves("2.0.0").await;
     app.until("further looks", |status| {
         status["upgrade"]["counts"]["unchanged"].as_u64() > Some(3)
     })
@@ -286,4 +287,28 @@ async fn it_looks_by_itself_again_and_again() {
     })
     .await
     .unwrap();
+}
+
+#[cfg(feature = "progress")]
+#[tokio::test]
+async fn on_a_terminal_one_can_see_how_it_goes() {
+    if !std::path::Path::new("/usr/bin/script").exists() {
+        return skip("there is no script(1) to give it a terminal");
+    }
+    let (shelf, signer, two) = (Shelf::open().await, Signer::new(), build("2.0.0", ""));
+    shelf.publish("/app", &two, &signer);
+    let mut settings = http(&shelf.url("/app"), &signer);
+    settings["bar"] = true.into();
+    let one = build("1.0.0", "");
+    let terminal = ["-c", "exec script -qec \"$*\" /dev/null", "sh"];
+    let on_a_terminal =
+        |setup: crate::support::server::Setup, _: &std::path::Path| setup.under("sh", &terminal);
+    let app = Watching::with(&one, settings.clone(), on_a_terminal).await;
+    assert_eq!(app.check().await.1["outcome"], "upgraded");
+    app.server.process.any_line("MiB/").await;
+    // And nowhere else.
+    let app = Watching::start(&one, settings).await;
+    assert_eq!(app.check().await.1["outcome"], "upgraded");
+    app.server.generation(2).await;
+    assert!(!app.server.process.lines().iter().any(|line| line.contains("MiB/")));
 }

@@ -7,7 +7,7 @@ use serde_json::json;
 
 use crate::build::{self, Signer, build};
 use crate::program::{Watching, http};
-use crate::shelf::Shelf;
+use crate::shelf::{Fault, Shelf};
 use crate::support::load::Load;
 
 #[tokio::test]
@@ -34,7 +34,7 @@ async fn a_crashing_version_is_taken_back_and_never_tried_again() {
     shelf.publish("/app", &two, &signer);
     load.generation(2).await;
     app.until("2 has proved itself", |status| status["upgrade"]["counts"]["upgraded"] == 1).await;
-    assert_eq!(app.version().await, "2.0.0");
+    app.serves("2.0.0").await;
     app.server.becomes(&app.path()).await;
 
     shelf.forget();
@@ -45,7 +45,7 @@ async fn a_crashing_version_is_taken_back_and_never_tried_again() {
     let why = status["upgrade"]["last_failure"]["reason"].as_str().unwrap();
     assert!(why.contains("failed its trial: it was killed by SIGABRT"), "{why}");
     assert!(fs::read(app.path()).unwrap() == two, "the file is version 2 again");
-    assert_eq!(app.version().await, "2.0.0");
+    app.serves("2.0.0").await;
     assert_eq!(app.names(), ["app", "app.refused"]);
     let refused = fs::read_to_string(app.directory.path().join("app.refused")).unwrap();
     assert_eq!(refused.trim(), build::sha256(&three));
@@ -66,7 +66,7 @@ async fn a_crashing_version_is_taken_back_and_never_tried_again() {
     shelf.publish("/app", &four, &signer);
     load.generation(4).await;
     app.until("4 serves", |status| status["upgrade"]["counts"]["upgraded"] == 2).await;
-    assert_eq!(app.version().await, "4.0.0");
+    app.serves("4.0.0").await;
     let report = load.stop().await;
     assert_eq!(report.lost(), 0, "{report}");
     println!("{report}");
@@ -89,7 +89,7 @@ async fn what_has_failed_is_known_after_a_restart_of_the_machine() {
     let again = Watching::at(&path, directory, settings, bake).await;
     let why = again.failure().await;
     assert_eq!(why, format!("this binary has failed before: {}", build::sha256(&three)));
-    assert_eq!(again.version().await, "2.0.0");
+    again.serves("2.0.0").await;
     assert_eq!(again.status().await["reloads"]["failed"], 0, "it was not even tried");
 }
 
@@ -105,11 +105,11 @@ async fn installed_only_it_waits_for_a_reload() {
         answer,
         json!({ "outcome": "installed", "sha256": build::sha256(&two), "version": "2.0.0" })
     );
-    assert_eq!(app.version().await, "1.0.0");
+    app.serves("1.0.0").await;
     assert_eq!(app.check().await.1["outcome"], "unchanged");
     let (status, _) = app.ask("POST", "/reload?wait").await;
     assert_eq!(status, 200);
-    assert_eq!(app.version().await, "2.0.0");
+    app.serves("2.0.0").await;
 }
 
 #[tokio::test]
@@ -120,11 +120,11 @@ async fn who_has_gone_back_by_hand_is_not_pushed_forward_again() {
     let app = Watching::start(&build("1.0.0", ""), settings).await;
     assert_eq!(app.check().await.1["outcome"], "upgraded");
     assert_eq!(app.ask("POST", "/rollback?wait").await.0, 200);
-    assert_eq!(app.version().await, "1.0.0");
+    app.serves("1.0.0").await;
     // Even where the source does not remember what it has shown.
     shelf.put("/app", two);
     assert_eq!(app.check().await.1["outcome"], "unchanged");
-    assert_eq!(app.version().await, "1.0.0");
+    app.serves("1.0.0").await;
 }
 
 #[tokio::test]
@@ -143,4 +143,25 @@ async fn at_a_stop_what_has_not_proved_itself_is_taken_back() {
     assert!(app.server.process.exit(Duration::from_secs(30)).await.success());
     assert!(fs::read(app.path()).unwrap() == one, "taken back");
     assert_eq!(app.names(), ["app"], "and not blamed");
+}
+
+#[tokio::test]
+async fn the_master_becomes_no_other_program_in_the_middle_of_it() {
+    let (shelf, signer, two) = (Shelf::open().await, Signer::new(), build("2.0.0", ""));
+    shelf.publish("/app", &build("3.0.0", ""), &signer);
+    shelf.put_faulty("/app", build("3.0.0", ""), Fault::Stall(1000));
+    let mut settings = http(&shelf.url("/app"), &signer);
+    settings["time_limit"] = 3000.into();
+    let app = Watching::start(&build("1.0.0", ""), settings).await;
+    assert_eq!(app.ask("POST", "/upgrade").await.0, 202);
+    app.until("it fetches", |status| status["upgrade"]["received"] == 1000).await;
+    // Somebody deploys by hand meanwhile.
+    build::put(&app.path(), &two);
+    assert_eq!(app.ask("POST", "/reload?wait").await.0, 200);
+    app.serves("2.0.0").await;
+    app.server.becomes(&app.path()).await;
+    // It has waited until the download was given up: that was noted, and nothing was left.
+    let upgrade = &app.status().await["upgrade"];
+    assert_eq!(upgrade["last_failure"]["reason"], "the download took longer than 3s");
+    assert_eq!(app.names(), ["app"]);
 }
