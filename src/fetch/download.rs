@@ -2,11 +2,13 @@
 
 use std::{
     fs::File,
-    io::{self, Write},
+    io::{self, Read, Write},
+    path::Path,
 };
 
 use bytes::Bytes;
 use futures_util::{StreamExt, stream::BoxStream};
+use minisign_verify::StreamVerifier;
 use sha2::{Digest, Sha256};
 use tokio::sync::mpsc;
 
@@ -94,24 +96,59 @@ impl<'a> Head<'a> {
     }
 }
 
+/// The digest of the file at `path`, if it is what the seal is for.
+pub(super) fn find(path: &Path, seal: &Seal) -> Option<String> {
+    let mut file = File::open(path).ok()?;
+    let mut reading = Reading::new(seal).ok()?;
+    let mut buffer = vec![0; 1 << 16];
+    loop {
+        match file.read(&mut buffer).ok()? {
+            0 => return reading.end(seal).ok(),
+            length => reading.update(&buffer[..length]),
+        }
+    }
+}
+
 fn write(
     mut file: File,
     mut chunks: mpsc::Receiver<Bytes>,
     seal: &Seal,
 ) -> Result<String, Failure> {
-    let mut digest = Sha256::new();
-    let mut verifier = seal.verifier()?;
+    let mut reading = Reading::new(seal)?;
     let failed = |cause: io::Error| Failure::file("write", "the download")(cause);
     while let Some(chunk) = chunks.blocking_recv() {
-        digest.update(&chunk);
-        if let Some(verifier) = &mut verifier {
-            verifier.update(&chunk);
-        }
+        reading.update(&chunk);
         file.write_all(&chunk).map_err(failed)?;
     }
-    let digest: String = digest.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
-    seal.verify(verifier, &digest)?;
+    let digest = reading.end(seal)?;
     // Before it has the name of the program: after a loss of power that must be a whole file.
     file.sync_all().map_err(failed)?;
     Ok(digest)
+}
+
+/// What is known of a binary that is read from its beginning to its end.
+struct Reading<'a> {
+    digest: Sha256,
+    verifier: Option<StreamVerifier<'a>>,
+}
+
+impl<'a> Reading<'a> {
+    fn new(seal: &'a Seal) -> Result<Self, Failure> {
+        Ok(Self { digest: Sha256::new(), verifier: seal.verifier()? })
+    }
+
+    fn update(&mut self, chunk: &[u8]) {
+        self.digest.update(chunk);
+        if let Some(verifier) = &mut self.verifier {
+            verifier.update(chunk);
+        }
+    }
+
+    /// Its digest, if the seal fits.
+    fn end(self, seal: &Seal) -> Result<String, Failure> {
+        let digest = self.digest.finalize();
+        let digest: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+        seal.verify(self.verifier, &digest)?;
+        Ok(digest)
+    }
 }

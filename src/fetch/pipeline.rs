@@ -12,11 +12,12 @@ use tokio::time::{Instant, timeout_at};
 
 use super::{
     bar::Bar,
-    download::{Expected, download},
+    download::{Expected, download, find},
     failure::Failure,
     fetcher::{Query, Release},
     format,
     target::{Previous, Target, Temporary},
+    trust::Seal,
     upgrade::{Candidate, Upgrade},
 };
 use crate::{
@@ -42,6 +43,7 @@ pub(super) enum Prepared {
     InPlace {
         target: Target,
         digest: String,
+        version: Option<String>,
     },
     New(Box<New>),
 }
@@ -68,22 +70,39 @@ impl Pipeline {
         tag.clone_from(&release.tag);
         let (path, versions) = (self.program.path().to_owned(), self.upgrade.versions.clone());
         let target = blocking(move || Target::lock(&path, versions.as_deref())).await??;
-        let (file, digest) = self.receive(&target, release, deadline).await?;
-        if let Some(prepared) = self.compare(&target, &digest).await? {
-            return Ok(prepared.into_prepared(target, digest));
+        let trust = &self.upgrade.trust;
+        let seal = trust.seal(release.signature.as_deref(), release.sha256.as_deref())?;
+        let (seal, found) = find_in_place(&target, seal).await?;
+        let (file, digest) = match found {
+            // After a restart of the server it would be fetched only to be found the same.
+            Some(digest) => (None, digest),
+            None => {
+                let (file, digest) = self.receive(&target, release, seal, deadline).await?;
+                (Some(file), digest)
+            }
+        };
+        match (self.compare(&target, &digest).await?, file) {
+            (Place::Served, _) => Ok(Prepared::Nothing),
+            (Place::Waiting, _) => {
+                let version = self.check(target.path()).await?;
+                Ok(Prepared::InPlace { target, digest, version })
+            }
+            (Place::Elsewhere, Some(file)) => {
+                target.dress(&file)?;
+                let version = self.check(file.path()).await?;
+                self.ask_user(&file, &digest, &version).await?;
+                Ok(Prepared::New(Box::new(New { target, file, digest, version })))
+            }
+            // It was there a moment ago.
+            (Place::Elsewhere, None) => Err(Failure::Busy(target.path().to_owned())),
         }
-        target.dress(&file)?;
-        let version = self.check(&file).await?;
-        self.ask_user(&file, &digest, &version).await?;
-        Ok(Prepared::New(Box::new(New { target, file, digest, version })))
     }
 
     /// Puts it in place and moves to it; on a failure puts back what was there. Not to be dropped.
     pub(super) async fn take(&self, prepared: Prepared) -> Result<Verdict, Failure> {
         match prepared {
             Prepared::Nothing => Ok(Verdict::Unchanged),
-            Prepared::InPlace { target, digest } => {
-                let version = None;
+            Prepared::InPlace { target, digest, version } => {
                 if !self.upgrade.auto_reload {
                     return Ok(Verdict::Installed { sha256: digest, version });
                 }
@@ -135,14 +154,14 @@ impl Pipeline {
         &self,
         target: &Target,
         release: Release,
+        seal: Seal,
         deadline: Instant,
     ) -> Result<(Temporary, String), Failure> {
         self.board.upgrade(|status| {
             (status.step, status.received, status.length) = (Step::Fetching, 0, release.length);
         });
         tracing::info!(length = release.length, tag = release.tag, "fetching a new binary");
-        let Release { content, length, sha256, signature, .. } = release;
-        let seal = self.upgrade.trust.seal(signature.as_deref(), sha256.as_deref())?;
+        let Release { content, length, .. } = release;
         let present = head(target.path())?;
         let (temporary, file) = target.create()?;
         let bar = Bar::new(&self.upgrade, length);
@@ -160,8 +179,8 @@ impl Pipeline {
         Failure::TooSlow { limit: self.upgrade.time_limit }
     }
 
-    /// Whether it is there already, or has failed before.
-    async fn compare(&self, target: &Target, digest: &str) -> Result<Option<Present>, Failure> {
+    /// Where it is already; an error if it has failed before.
+    async fn compare(&self, target: &Target, digest: &str) -> Result<Place, Failure> {
         let Known { failed, serving } = self.handle.known(digest).await;
         if failed || target.refused().iter().any(|refused| refused == digest) {
             return Err(Failure::Tried { digest: digest.to_owned() });
@@ -174,21 +193,21 @@ impl Pipeline {
         .await?;
         let (image, present) = present.map_err(Failure::file("read", target.path()))?;
         if present != digest {
-            return Ok(None);
+            return Ok(Place::Elsewhere);
         }
         let ours = self.board.upgrade_status().and_then(|status| status.installed);
         // What this server has put there waits for a reload, or somebody has gone back from it.
         let known = ours.as_deref() == Some(digest);
         let is_served = serving.is_none_or(|serving| serving.is(&image));
-        Ok(Some(if known || is_served { Present::Served } else { Present::New }))
+        Ok(if known || is_served { Place::Served } else { Place::Waiting })
     }
 
     /// Asks the new binary what it is.
-    async fn check(&self, file: &Temporary) -> Result<Option<String>, Failure> {
+    async fn check(&self, path: &Path) -> Result<Option<String>, Failure> {
         self.board.upgrade(|status| status.step = Step::Checking);
         let environment = Some(self.upgrade.check_environment.as_slice());
         let limit = self.upgrade.check_limit;
-        let answer = ask(&self.program, file.path(), limit, environment).await;
+        let answer = ask(&self.program, path, limit, environment).await;
         let version = answer.map_err(Failure::Check)?.version;
         let installed = self.board.upgrade_status().and_then(|status| status.version);
         for present in self.upgrade.own_version().into_iter().chain(installed.as_deref()) {
@@ -241,19 +260,14 @@ impl Pipeline {
     }
 }
 
-/// A binary that is in place already.
-enum Present {
+/// Where a binary is already.
+enum Place {
+    /// Nowhere, or where it does not matter.
+    Elsewhere,
+    /// At the path of the program, put there by somebody else.
+    Waiting,
+    /// There, and the workers run it, or could do so for long.
     Served,
-    New,
-}
-
-impl Present {
-    fn into_prepared(self, target: Target, digest: String) -> Prepared {
-        match self {
-            Self::Served => Prepared::Nothing,
-            Self::New => Prepared::InPlace { target, digest },
-        }
-    }
 }
 
 /// Refuses an older version, and one that nobody can compare.
@@ -277,6 +291,19 @@ fn head(path: &Path) -> Result<Vec<u8>, Failure> {
     let read = file.take(format::HEAD as u64).read_to_end(&mut head);
     read.map_err(Failure::file("read", path))?;
     Ok(head)
+}
+
+/// The digest of the program in place, if it is the one that the seal is for.
+async fn find_in_place(target: &Target, seal: Seal) -> Result<(Seal, Option<String>), Failure> {
+    if !seal.is_telling() {
+        return Ok((seal, None));
+    }
+    let path = target.path().to_owned();
+    blocking(move || {
+        let found = find(&path, &seal);
+        (seal, found)
+    })
+    .await
 }
 
 async fn digest(path: &Path) -> Result<String, Failure> {

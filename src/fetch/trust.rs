@@ -115,6 +115,11 @@ impl Seal {
         key.verify_stream(signature).map(Some).map_err(garbled)
     }
 
+    /// Whether it could tell one binary from another.
+    pub(super) fn is_telling(&self) -> bool {
+        self.signed.is_some() || !self.digests.is_empty()
+    }
+
     /// Judges a download by its whole content.
     pub(super) fn verify(
         &self,

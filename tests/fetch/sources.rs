@@ -65,6 +65,11 @@ async fn over_http_under_a_condition() {
         assert!(metrics.lines().any(|other| other == line), "{line}\n{metrics}");
     }
     assert!(app.text("GET", "/").await.1.contains("1 upgrades, 0 failed"));
+    // A server that is started with it finds that out without a download.
+    let again = Watching::start(&two, http(&shelf.url("/app"), &signer)).await;
+    assert_eq!(again.check().await.1["outcome"], "unchanged");
+    assert_eq!(again.status().await["upgrade"]["received"], 0);
+    drop(again);
     // A worker can ask for a look, too.
     assert_eq!(app.request("POST", "/check").await, "true");
     app.until("a look that a worker asked for", |status| {
@@ -129,6 +134,14 @@ async fn over_https_from_an_authority_of_its_own() {
     drop(stranger);
     let mut settings = http(&url, &signer);
     settings["roots"] = certificate.to_str().unwrap().into();
+    // What is asked for in private is not taken from where everybody can alter it.
+    let mut lured = settings.clone();
+    lured["source"] = format!("http https://localhost:{port}/lured").into();
+    shelf.redirect("/lured", shelf.url("/app"));
+    let lured = Watching::start(&build("1.0.0", ""), lured).await;
+    let why = lured.failure().await;
+    assert!(why.contains("redirected from https to http://127.0.0.1:"), "{why}");
+    drop(lured);
     upgrades(settings, &two).await;
     assert_eq!(shelf.statuses("/app"), [200, 304]);
 }
