@@ -1,6 +1,7 @@
 //! Whatever the source yields: a clear error, nothing left behind, and the server goes on.
 
 use std::fs;
+use std::path::Path;
 use std::time::Duration;
 
 use axum::body::Bytes;
@@ -11,6 +12,7 @@ use crate::program::{Watching, http};
 use crate::shelf::{Fault, Shelf};
 use crate::support::load::Load;
 use crate::support::procfs;
+use crate::support::server::Setup;
 
 /// A server of version 2, whose master and worker must not change.
 struct Untouched {
@@ -30,7 +32,8 @@ impl Untouched {
             settings[name] = value.clone();
         }
         let before = build("2.0.0", "");
-        let app = Watching::start(&before, settings).await;
+        let secret = |setup: Setup, _: &Path| setup.env("TEST_SECRET", "not for a check run");
+        let app = Watching::with(&before, settings, secret).await;
         let (names, worker) = (app.names(), app.get("/pid").await);
         Self { app, shelf, signer, before, names, worker }
     }
@@ -220,8 +223,7 @@ async fn a_check_run_sees_only_what_it_is_let_see() {
     shelf.publish("/app", &build("2.0.0", "needs TEST_SECRET"), &signer);
     let mut settings = http(&shelf.url("/app"), &signer);
     settings["check_env"] = "TEST_SECRET".into();
-    let start =
-        |setup: crate::support::server::Setup, _: &std::path::Path| setup.env("TEST_SECRET", "1");
+    let start = |setup: Setup, _: &Path| setup.env("TEST_SECRET", "1");
     let app = Watching::with(&build("1.0.0", ""), settings, start).await;
     assert_eq!(app.check().await.1["version"], "2.0.0");
 }

@@ -25,6 +25,8 @@ pub(crate) enum Fault {
     CutForgotten(usize),
     /// The same, but it answers with the whole of it, whatever part is asked for.
     CutWhole(usize),
+    /// It has a date, and no tag.
+    Dated,
     /// Nothing comes after so many bytes.
     Stall(usize),
 }
@@ -149,6 +151,15 @@ impl Shelf {
             return StatusCode::NOT_FOUND.into_response();
         };
         let is = |name| asked.get(name).is_some_and(|value| *value == item.etag);
+        if item.fault == Fault::Dated {
+            let date = "Sun, 06 Nov 1994 08:49:37 GMT";
+            let seen = asked.get(header::IF_MODIFIED_SINCE).is_some_and(|seen| seen == date);
+            let dated = [(header::LAST_MODIFIED, date)];
+            return match seen {
+                true => StatusCode::NOT_MODIFIED.into_response(),
+                false => (dated, item.content.clone()).into_response(),
+            };
+        }
         if is(header::IF_NONE_MATCH) {
             return StatusCode::NOT_MODIFIED.into_response();
         }
@@ -178,7 +189,7 @@ impl Item {
         let content = self.content.slice(start..);
         let cut = |bytes: usize| content.slice(..bytes.min(content.len()));
         match self.fault {
-            Fault::None => Body::from(content),
+            Fault::None | Fault::Dated => Body::from(content),
             Fault::Cut(bytes) | Fault::CutForgotten(bytes) if bytes >= content.len() => {
                 Body::from(content)
             }

@@ -79,6 +79,15 @@ async fn over_http_under_a_condition() {
 }
 
 #[tokio::test]
+async fn a_date_will_do_where_there_is_no_tag() {
+    let (shelf, signer, two) = (Shelf::open().await, Signer::new(), build("2.0.0", ""));
+    shelf.publish("/app", &two, &signer);
+    shelf.put_faulty("/app", two.clone(), Fault::Dated);
+    upgrades(http(&shelf.url("/app"), &signer), &two).await;
+    assert_eq!(shelf.statuses("/app"), [200, 304]);
+}
+
+#[tokio::test]
 async fn a_download_goes_on_where_it_was_cut() {
     let (signer, two) = (Signer::new(), build("2.0.0", ""));
     let shelf = Shelf::open().await;
