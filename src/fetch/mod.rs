@@ -59,8 +59,9 @@
 //!
 //! # What to know
 //!
-//! - When the machine fails between steps 8 and 9, it starts with the new binary, which has not proved
-//!   itself; `app.previous` is beside it.
+//! - A server that is killed during the trial, or that the machine takes down with it, goes back to the
+//!   previous binary when it starts again: `app.trial` says so. But it is the new binary that starts
+//!   then; if it does not even get as far as this crate, only `mv app.previous app` helps.
 //! - A new file has the owner and the permissions of the old one, but not its capabilities
 //!   (`setcap`): the master holds the sockets, and it is restarted with the machine.
 //! - While a download is under way the master does not [become](crate::Serve::upgrade_master) another

@@ -57,6 +57,20 @@ pub(super) struct New {
 }
 
 impl Pipeline {
+    /// To be called when the server starts, before any worker does: if a server was killed while the
+    /// binary in place was on trial, the workers run the one before it.
+    pub(super) fn recover(&self) {
+        let path = self.program.path();
+        let recovered = Target::lock(path, self.upgrade.versions.as_deref())
+            .and_then(|target| target.recover());
+        match recovered {
+            Ok(false) => {}
+            Ok(true) => tracing::warn!("went back to the binary before one that was on trial"),
+            // Another server is in the middle of it; or nothing can be put in place here anyway.
+            Err(failure) => tracing::debug!(%failure, "no trial to go back from"),
+        }
+    }
+
     /// Everything up to the moment at which the file of the program is touched. May be dropped at any
     /// time, and then leaves nothing behind. `tag` becomes that of the release.
     pub(super) async fn prepare(&self, tag: &mut Option<String>) -> Result<Prepared, Failure> {
@@ -106,7 +120,7 @@ impl Pipeline {
                 if !self.upgrade.auto_reload {
                     return Ok(Verdict::Installed { sha256: digest, version });
                 }
-                let generation = self.reload(&target, None, &digest).await?;
+                let generation = self.reload(target, None, digest.clone()).await?;
                 Ok(Verdict::Upgraded { generation, sha256: digest, version })
             }
             Prepared::New(new) => self.install(*new).await,
@@ -117,8 +131,9 @@ impl Pipeline {
         self.board.upgrade(|status| status.step = Step::Installing);
         let New { mut target, file, digest, version } = new;
         let (sha256, name) = (digest.clone(), digest.clone());
+        let trial = self.upgrade.auto_reload;
         let (target, previous) = blocking(move || {
-            let previous = target.install(file, &name)?;
+            let previous = target.install(file, &name, trial)?;
             Ok::<_, Failure>((target, previous))
         })
         .await??;
@@ -130,7 +145,7 @@ impl Pipeline {
         if !self.upgrade.auto_reload {
             return Ok(Verdict::Installed { sha256, version });
         }
-        match self.reload(&target, Some(previous), &digest).await {
+        match self.reload(target, Some(previous), digest).await {
             Ok(generation) => Ok(Verdict::Upgraded { generation, sha256, version }),
             Err(failure) => {
                 self.board.upgrade(|status| (status.installed, status.version) = (None, None));
@@ -236,27 +251,30 @@ impl Pipeline {
     /// Lets the new binary prove itself. If it does not, the previous one gets its place back.
     async fn reload(
         &self,
-        target: &Target,
+        target: Target,
         previous: Option<Previous>,
-        digest: &str,
+        digest: String,
     ) -> Result<u64, Failure> {
         self.board.upgrade(|status| status.step = Step::Reloading);
         let outcome = self.handle.reload_outcome().await;
         let blamed = blames_the_binary(&outcome);
-        let why = match outcome {
-            Ok(generation) => return Ok(generation),
-            Err(why) => why,
-        };
-        if let Some(previous) = previous
-            && let Err(failure) = target.restore(&previous)
-        {
-            return Err(Failure::Stuck { why, cause: Box::new(failure) });
-        }
-        if blamed && let Err(failure) = target.refuse(digest) {
-            // Until the server ends it is known all the same.
-            tracing::warn!(%failure, "a binary that failed cannot be remembered");
-        }
-        Err(Failure::Trial { why, blamed })
+        blocking(move || match (outcome, previous) {
+            (Ok(generation), previous) => {
+                previous.into_iter().for_each(|_| target.end_trial());
+                Ok(generation)
+            }
+            (Err(why), previous) => {
+                if let Some(Err(failure)) = previous.map(|previous| target.restore(&previous)) {
+                    return Err(Failure::Stuck { why, cause: Box::new(failure) });
+                }
+                if blamed && let Err(failure) = target.refuse(&digest) {
+                    // Until the server ends it is known all the same.
+                    tracing::warn!(%failure, "a binary that failed cannot be remembered");
+                }
+                Err(Failure::Trial { why, blamed })
+            }
+        })
+        .await?
     }
 }
 

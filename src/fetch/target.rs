@@ -12,9 +12,16 @@ use nix::{
     errno::Errno,
     fcntl::{Flock, FlockArg},
 };
+use serde::{Deserialize, Serialize};
 
 use super::failure::Failure;
+use crate::process::image::Image;
 
+/// What is beside the program: the binary before it, a note of the trial that it is on, and the digests
+/// of those that have failed theirs.
+const PREVIOUS: &str = ".previous";
+const TRIAL: &str = ".trial";
+const REFUSED: &str = ".refused";
 /// How many binaries that failed are remembered.
 const REMEMBERED: usize = 64;
 
@@ -42,6 +49,13 @@ enum Place {
 /// What was replaced, and how to undo that.
 #[derive(Debug)]
 pub(super) struct Previous(PathBuf);
+
+/// What is on trial, and what to go back to.
+#[derive(Debug, Serialize, Deserialize)]
+struct Trial {
+    digest: String,
+    previous: PathBuf,
+}
 
 impl Target {
     /// Locks the program that `path` names.
@@ -104,44 +118,77 @@ impl Target {
         fs::set_permissions(&new.path, mode).map_err(Failure::file("change the mode of", &new.path))
     }
 
-    /// Puts the new file in place. The one that was there is kept.
+    /// Puts the new file in place. The one that was there is kept. With `trial`, until that is
+    /// [over](Self::end_trial) the next start of this program [goes back](Self::recover) to it.
     pub(super) fn install(
         &mut self,
-        mut new: Temporary,
+        new: Temporary,
         digest: &str,
+        trial: bool,
     ) -> Result<Previous, Failure> {
         // Before it is in place: whoever finds it there finds it locked.
         self.locks.push(lock(&new.path)?);
-        match &self.place {
+        let previous = match &self.place {
             Place::File(path) => {
-                let previous = self.beside("", ".previous");
+                let previous = self.beside("", PREVIOUS);
                 keep(path, &previous)?;
-                rename(&new.path, path)?;
-                new.moved = true;
-                let previous = Previous(previous);
-                if let Err(failure) = sync(&self.directory) {
-                    self.restore(&previous)?;
-                    return Err(failure);
-                }
-                Ok(previous)
+                Previous(previous)
             }
             Place::Link(link) => {
-                let previous = fs::read_link(link).map_err(Failure::file("read", link))?;
+                Previous(fs::read_link(link).map_err(Failure::file("read", link))?)
+            }
+        };
+        if trial {
+            self.begin_trial(digest, &previous)?;
+        }
+        let moved = self.move_there(new, digest, &previous);
+        if moved.is_err() {
+            self.end_trial();
+        }
+        moved.map(|()| previous)
+    }
+
+    fn move_there(
+        &self,
+        mut new: Temporary,
+        digest: &str,
+        previous: &Previous,
+    ) -> Result<(), Failure> {
+        match &self.place {
+            Place::File(path) => {
+                rename(&new.path, path)?;
+                new.moved = true;
+                if let Err(failure) = sync(&self.directory) {
+                    self.put_back(previous)?;
+                    return Err(failure);
+                }
+            }
+            Place::Link(link) => {
                 let version = self.beside("", &format!("-{}", &digest[..16]));
                 rename(&new.path, &version)?;
                 // Removed with this unless the link leads to it.
                 new.path = version.canonicalize().map_err(Failure::file("find", &version))?;
                 sync(&self.directory)?;
-                switch(link, &new.path)?;
+                if let Err(failure) = switch(link, &new.path) {
+                    // It may lead there by now.
+                    new.moved = switch(link, &previous.0).is_err();
+                    return Err(failure);
+                }
                 new.moved = true;
-                self.forget_versions(&[&new.path, &parent(link).join(&previous)]);
-                Ok(Previous(previous))
+                self.forget_versions(&[&new.path, &parent(link).join(&previous.0)]);
             }
         }
+        Ok(())
     }
 
-    /// Puts back what was there before.
+    /// Puts back what was there before; the trial is over then.
     pub(super) fn restore(&self, previous: &Previous) -> Result<(), Failure> {
+        self.put_back(previous)?;
+        self.end_trial();
+        Ok(())
+    }
+
+    fn put_back(&self, previous: &Previous) -> Result<(), Failure> {
         match &self.place {
             Place::File(path) => {
                 rename(&previous.0, path)?;
@@ -158,9 +205,50 @@ impl Target {
         }
     }
 
+    fn begin_trial(&self, digest: &str, previous: &Previous) -> Result<(), Failure> {
+        let trial = Trial { digest: digest.to_owned(), previous: previous.0.clone() };
+        let failed = Failure::file("write", self.beside("", TRIAL));
+        let text = serde_json::to_string(&trial).map_err(|error| failed(error.into()))?;
+        self.note(TRIAL, &text)
+    }
+
+    /// It has proved itself, or is no longer in place.
+    pub(super) fn end_trial(&self) {
+        let path = self.beside("", TRIAL);
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                tracing::warn!(path = %path.display(), %error, "a file stays behind");
+            }
+            _ => {}
+        }
+    }
+
+    /// Goes back to the previous binary if the one in place was on trial when its server was killed.
+    /// Says whether it was.
+    pub(super) fn recover(&self) -> Result<bool, Failure> {
+        let path = self.beside("", TRIAL);
+        let text = match fs::read(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+            text => text.map_err(Failure::file("read", &path))?,
+        };
+        let present = Image::open(self.path()).and_then(|image| image.digest());
+        let present = present.map_err(Failure::file("read", self.path()))?;
+        // Somebody may have put yet another binary there.
+        match serde_json::from_slice::<Trial>(&text) {
+            Ok(trial) if trial.digest == present => {
+                self.restore(&Previous(trial.previous))?;
+                Ok(true)
+            }
+            _ => {
+                self.end_trial();
+                Ok(false)
+            }
+        }
+    }
+
     /// The digests of binaries that have failed their trial, at any time.
     pub(super) fn refused(&self) -> Vec<String> {
-        let text = fs::read_to_string(self.beside("", ".refused")).unwrap_or_default();
+        let text = fs::read_to_string(self.beside("", REFUSED)).unwrap_or_default();
         text.lines().filter_map(|line| Some(line.split_whitespace().next()?.to_owned())).collect()
     }
 
@@ -171,8 +259,12 @@ impl Target {
             return Ok(());
         }
         digests.push(digest.to_owned());
-        let text = digests[digests.len().saturating_sub(REMEMBERED)..].join("\n") + "\n";
-        let (path, new) = (self.beside("", ".refused"), self.beside(".", ".refused"));
+        self.note(REFUSED, &(digests[digests.len().saturating_sub(REMEMBERED)..].join("\n") + "\n"))
+    }
+
+    /// Writes a small file beside the program, in one step and for good.
+    fn note(&self, name: &str, text: &str) -> Result<(), Failure> {
+        let (path, new) = (self.beside("", name), self.beside(".", name));
         // It may be left by a process that was killed. A link that was planted is removed, not followed.
         let _ = fs::remove_file(&new);
         let write = || {
@@ -180,7 +272,10 @@ impl Target {
             io::Write::write_all(&mut file, text.as_bytes())?;
             file.sync_all()
         };
-        write().map_err(Failure::file("write", &new))?;
+        write().map_err(|error| {
+            let _ = fs::remove_file(&new);
+            Failure::file("write", &new)(error)
+        })?;
         rename(&new, &path)?;
         sync(&self.directory)
     }

@@ -20,7 +20,7 @@ fn put(target: &mut Target, content: &str, digest: char) -> Previous {
     io::Write::write_all(&mut file, content.as_bytes()).unwrap();
     drop(file);
     target.dress(&new).unwrap();
-    target.install(new, &digest.to_string().repeat(64)).unwrap()
+    target.install(new, &digest.to_string().repeat(64), false).unwrap()
 }
 
 #[test]
@@ -124,4 +124,34 @@ fn what_has_failed_is_remembered() {
     assert_eq!(target.refused().len(), REMEMBERED);
     assert_eq!(target.refused().last().unwrap(), "99");
     assert_eq!(names(directory.path()), ["app", "app.refused"]);
+}
+
+#[test]
+fn a_trial_that_nobody_has_ended_is_gone_back_from() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = program(directory.path());
+    let install = |content: &str| {
+        let mut target = Target::lock(&path, None).unwrap();
+        let (new, mut file) = target.create().unwrap();
+        io::Write::write_all(&mut file, content.as_bytes()).unwrap();
+        drop(file);
+        let digest = Image::open(new.path()).unwrap().digest().unwrap();
+        target.install(new, &digest, true).unwrap();
+    };
+    let recover = || Target::lock(&path, None).unwrap().recover().unwrap();
+    assert!(!recover(), "there was none");
+    install("two");
+    assert_eq!(names(directory.path()), ["app", "app.previous", "app.trial"]);
+    assert!(recover());
+    assert_eq!(fs::read_to_string(&path).unwrap(), "one");
+    assert_eq!(names(directory.path()), ["app"]);
+    // What somebody has deployed since is not on trial.
+    install("two");
+    fs::write(&path, "three").unwrap();
+    assert!(!recover());
+    assert_eq!(fs::read_to_string(&path).unwrap(), "three");
+    assert_eq!(names(directory.path()), ["app", "app.previous"]);
+    // And a garbled note says nothing.
+    fs::write(directory.path().join("app.trial"), "{").unwrap();
+    assert!(!recover());
 }

@@ -42,6 +42,9 @@ impl Watcher {
         let gate = Arc::new(Gate::default());
         let (stop, stopped) = watch::channel(false);
         let pipeline = Pipeline { upgrade, program, handle, board };
+        if !again {
+            pipeline.recover();
+        }
         let task = tokio::spawn(Looking { pipeline, gate: gate.clone(), stopped }.run(again));
         Self { gate, stop, task }
     }

@@ -36,6 +36,13 @@ pub(crate) mod worker;
 pub(crate) use self::status::Board;
 #[cfg(all(feature = "admin", feature = "fetch"))]
 pub(crate) use self::upgrade_status::UpgradeStatus;
+pub(crate) use self::{
+    health::check as health_check,
+    options::Options,
+    preflight::{Answer, is_asked},
+    provider::{Binding, Place, default_addresses},
+    signal::check,
+};
 #[cfg(feature = "fetch")]
 pub(crate) use self::{
     launch::Known,
@@ -43,13 +50,6 @@ pub(crate) use self::{
     state::STOPPING,
     status::Outcome,
     upgrade_status::{Checked, Step, Verdict, blames_the_binary},
-};
-pub(crate) use self::{
-    health::check as health_check,
-    options::Options,
-    preflight::{Answer, is_asked},
-    provider::{Binding, Place, default_addresses},
-    signal::check,
 };
 pub use self::{options::Started, signal::Signal};
 #[cfg(feature = "admin")]

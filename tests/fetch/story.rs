@@ -165,3 +165,31 @@ async fn the_master_becomes_no_other_program_in_the_middle_of_it() {
     assert_eq!(upgrade["last_failure"]["reason"], "the download took longer than 3s");
     assert_eq!(app.names(), ["app"]);
 }
+
+#[tokio::test]
+async fn a_server_that_is_killed_during_a_trial_comes_back_with_what_it_had() {
+    let (shelf, signer, two) = (Shelf::open().await, Signer::new(), build("2.0.0", ""));
+    let three = build("3.0.0", "");
+    shelf.publish("/app", &three, &signer);
+    let settings = http(&shelf.url("/app"), &signer);
+    let bake = |setup: crate::support::server::Setup, _: &std::path::Path| {
+        setup.bake(Duration::from_secs(50))
+    };
+    let app = Watching::with(&two, settings.clone(), bake).await;
+    assert_eq!(app.ask("POST", "/upgrade").await.0, 202);
+    app.server.generation(2).await;
+    assert_eq!(app.names(), ["app", "app.previous", "app.trial"]);
+    let Watching { server, directory, .. } = app;
+    server.process.kill();
+    let path = directory.path().join("app");
+    assert!(fs::read(&path).unwrap() == three, "it had no time to put anything back");
+    // The supervisor starts what is there: the new master lets the old binary serve.
+    let again = Watching::at(&path, directory, settings, |setup, _| setup).await;
+    assert_eq!(again.get("/version").await, "2.0.0");
+    assert_eq!(again.names(), ["app"]);
+    assert!(fs::read(again.path()).unwrap() == two);
+    // It was not to blame for that, so it may try once more.
+    assert_eq!(again.check().await.1["version"], "3.0.0");
+    again.serves("3.0.0").await;
+    assert_eq!(again.names(), ["app", "app.previous"]);
+}
