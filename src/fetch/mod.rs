@@ -72,6 +72,7 @@ mod bar;
 mod download;
 mod failure;
 mod fetcher;
+mod files;
 mod format;
 mod pipeline;
 mod schedule;

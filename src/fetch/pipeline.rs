@@ -15,8 +15,9 @@ use super::{
     download::{Expected, download, find},
     failure::Failure,
     fetcher::{Query, Release},
+    files::Temporary,
     format,
-    target::{Previous, Target, Temporary},
+    target::{Previous, Target},
     trust::Seal,
     upgrade::{Candidate, Upgrade},
 };
