@@ -91,7 +91,7 @@ pub(crate) async fn run(
     }
     loop {
         if master.is_due() {
-            master.upgrade(&mut signals, &mut inputs, &commands).await;
+            master.upgrade(&signals, &mut inputs, &commands).await;
         }
         if let Some(result) = master.result.take() {
             master.report.finish().await;
