@@ -193,7 +193,7 @@ pub(crate) fn options<A>(mut server: Serve<A>) -> Serve<A> {
     server = server
         .after_reload(async |outcome| match outcome {
             Ok(generation) => println!("reloaded: {generation} by {}", std::process::id()),
-            Err(why) => println!("failed: {why}"),
+            Err(why) => println!("reload failed: {why}"),
         })
         .on_rollback(async |why| println!("rolled back: {why}"));
     let pause = millis("TEST_HOOK").unwrap_or_default();
