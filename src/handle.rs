@@ -8,6 +8,8 @@ use axum::extract::FromRequestParts;
 use http::{StatusCode, request::Parts};
 use tokio::sync::{mpsc, oneshot, watch};
 
+#[cfg(feature = "fetch")]
+use crate::orchestrator::{Checked, Known, Outcome, STOPPING};
 use crate::{Error, drain::Drain, error::Kind};
 
 /// A way to talk to the running server, from inside a handler or from beside it.
@@ -50,7 +52,10 @@ pub(crate) enum Command {
     /// Unless the binary has failed before.
     ReloadUntried,
     /// And say how it went.
-    #[cfg_attr(not(feature = "admin"), expect(dead_code, reason = "asked on the admin socket"))]
+    #[cfg_attr(
+        not(any(feature = "admin", feature = "fetch")),
+        expect(dead_code, reason = "asked on the admin socket, and by the watcher")
+    )]
     ReloadAndTell(oneshot::Sender<Result<u64, String>>),
     /// To the binary before; and say how it went, if somebody asks.
     Rollback(Option<oneshot::Sender<Result<u64, String>>>),
@@ -65,6 +70,18 @@ pub(crate) enum Command {
         fd: OwnedFd,
     },
     Stop,
+    /// Look for the next version; and say how that went, if somebody asks.
+    #[cfg(feature = "fetch")]
+    CheckForUpgrade(Option<oneshot::Sender<Checked>>),
+    /// What is known of the binary with this digest?
+    #[cfg(feature = "fetch")]
+    Known {
+        digest: String,
+        answer: oneshot::Sender<Known>,
+    },
+    /// What the master may have waited for is over.
+    #[cfg(feature = "fetch")]
+    Look,
 }
 
 impl Handle {
@@ -145,6 +162,51 @@ impl Handle {
         self.shared.commands.send(command(sender)).map_err(|_| ended())?;
         let outcome = outcome.await.map_err(|_| ended())?;
         outcome.map_err(|why| Error::new(Kind::Reload, format!("the reload failed: {why}")))
+    }
+
+    /// Looks for the next version of the program, where [`Serve::upgrade`](crate::Serve::upgrade) says,
+    /// and moves to it. Returns at once; a look that runs already is followed by one more.
+    ///
+    /// # Errors
+    ///
+    /// As [`reload`](Self::reload).
+    #[cfg(feature = "fetch")]
+    #[cfg_attr(docsrs, doc(cfg(feature = "fetch")))]
+    pub fn check_for_upgrade(&self) -> Result<(), Error> {
+        self.ask(Command::CheckForUpgrade(None))
+    }
+
+    /// The same, and waits until it is known how that went; `None` when nobody can know.
+    #[cfg(all(feature = "admin", feature = "fetch"))]
+    pub(crate) async fn check_for_upgrade_and_wait(&self) -> Option<Checked> {
+        let (sender, checked) = oneshot::channel();
+        self.shared.commands.send(Command::CheckForUpgrade(Some(sender))).ok()?;
+        checked.await.ok()
+    }
+
+    /// What the master knows of a binary; nothing, when it has ended.
+    #[cfg(feature = "fetch")]
+    pub(crate) async fn known(&self, digest: &str) -> Known {
+        let (answer, known) = oneshot::channel();
+        // It fails when it has ended, as the next line will find.
+        let _ = self.shared.commands.send(Command::Known { digest: digest.to_owned(), answer });
+        known.await.unwrap_or_default()
+    }
+
+    /// Asks for a new worker, and waits for the outcome as the master has it.
+    #[cfg(feature = "fetch")]
+    pub(crate) async fn reload_outcome(&self) -> Outcome {
+        let (sender, outcome) = oneshot::channel();
+        // It fails when the server has ended, as the next line will find.
+        let _ = self.shared.commands.send(Command::ReloadAndTell(sender));
+        outcome.await.unwrap_or_else(|_| Err(STOPPING.to_owned()))
+    }
+
+    /// Wakes the loop of the master.
+    #[cfg(feature = "fetch")]
+    pub(crate) fn look(&self) {
+        // It has nothing to look at any more when it has ended.
+        let _ = self.shared.commands.send(Command::Look);
     }
 
     /// Stops the server as a stop signal does: what is in flight ends first. Returns at once.

@@ -46,6 +46,9 @@
 //! | `serde` | the lists as data |
 //! | `tls` | rustls, HTTP/2 by ALPN |
 //! | `admin` | the master's control socket |
+//! | `fetch` | `fetch`: the program watches for its own next version and moves to it |
+//! | `object-store` | the same from S3, GCS and Azure |
+//! | `progress` | a progress bar while it fetches |
 #![cfg_attr(docsrs, feature(doc_cfg))]
 #![warn(clippy::exit, clippy::print_stderr, clippy::print_stdout)]
 
@@ -57,6 +60,8 @@ pub mod cache;
 pub mod drain;
 #[cfg(feature = "serve")]
 mod error;
+#[cfg(feature = "fetch")]
+pub mod fetch;
 #[cfg(feature = "serve")]
 mod handle;
 #[cfg(feature = "serve")]

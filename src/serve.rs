@@ -22,6 +22,9 @@ use crate::{
     tls::TlsConfig,
 };
 
+#[cfg(feature = "fetch")]
+use crate::fetch::Upgrade;
+
 use self::sealed::Named;
 
 /// Serves an application until the process is told to stop; reloads it without losing a request.
@@ -484,6 +487,8 @@ impl<A> Serve<A> {
     /// | `POST /reload` | 202: a new worker is on its way |
     /// | `POST /reload?wait` | 200 when it serves; 500, with the reason, when the old one goes on |
     /// | `POST /rollback`, `/rollback?wait` | the same for the binary that ran before |
+    /// | `POST /upgrade` | 202: the next version is looked for, with feature `fetch` |
+    /// | `POST /upgrade?wait` | 200 with what has become of it; 500 with the reason |
     /// | `POST /stop` | 202: what is in flight ends, then all |
     ///
     /// ```text
@@ -493,6 +498,30 @@ impl<A> Serve<A> {
     #[cfg_attr(docsrs, doc(cfg(feature = "admin")))]
     pub fn admin(mut self, path: impl Into<PathBuf>) -> Self {
         self.options.admin = Some(path.into());
+        self
+    }
+
+    /// Watches for the next version of this program and moves to it; see [`fetch`](crate::fetch). It is
+    /// the master that watches; without a master nobody does. Default: off.
+    ///
+    /// # Example
+    ///
+    /// ```no_run
+    /// use axum::{Router, routing::get};
+    /// use graceful::fetch::{Http, Upgrade};
+    ///
+    /// fn main() -> Result<(), graceful::Error> {
+    ///     let app = Router::new().route("/", get(|| async { "hello" }));
+    ///     let upgrade = Upgrade::from(Http::new("https://releases.example.com/app")?)
+    ///         .minisign("RWQf6LRCGA9i53mlYecO4IzT51TGPpvWucNSCh1CBM0QTaLn73Y7GFO3")
+    ///         .version(env!("CARGO_PKG_VERSION"));
+    ///     graceful::serve(app).bind("127.0.0.1:8080").upgrade(upgrade).run()
+    /// }
+    /// ```
+    #[cfg(feature = "fetch")]
+    #[cfg_attr(docsrs, doc(cfg(feature = "fetch")))]
+    pub fn upgrade(mut self, upgrade: impl Into<Upgrade>) -> Self {
+        self.options.upgrade = Some(std::sync::Arc::new(upgrade.into()));
         self
     }
 
@@ -537,6 +566,8 @@ impl<A: Apps> Serve<A> {
         if self.options.watch_interval.is_zero() {
             return Err(Error::config("cannot watch workers at an interval of 0"));
         }
+        #[cfg(feature = "fetch")]
+        self.options.upgrade.as_ref().map_or(Ok(()), |upgrade| upgrade.check())?;
         self.apps.check(&self.addresses)?;
         match exec::parent() {
             _ if orchestrator::is_asked() => Ok(Role::Check),
@@ -574,7 +605,11 @@ impl<A: Apps> Serve<A> {
                     tls.load()?;
                 }
                 let places: Vec<_> = bindings.into_iter().map(|binding| binding.place).collect();
-                orchestrator::Answer::new(&places)?.print();
+                #[cfg(feature = "fetch")]
+                let version = options.upgrade.as_ref().and_then(|upgrade| upgrade.own_version());
+                #[cfg(not(feature = "fetch"))]
+                let version = None;
+                orchestrator::Answer::new(&places, version)?.print();
                 Ok(())
             }
             Role::Single => single::run(build, options, handle, commands).await,

@@ -92,3 +92,38 @@ async fn reload_and_only_layer_do_what_they_print() {
     assert!(slow.await.expect("answered").ends_with("done\n"));
     assert!(only_layer.exit(Duration::from_secs(30)).await.success());
 }
+
+#[cfg(feature = "fetch")]
+#[tokio::test]
+async fn self_upgrade_moves_to_its_next_version() {
+    let missing = |name: &&&str| {
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        !std::env::split_paths(&path).any(|directory| directory.join(name).is_file())
+    };
+    if let Some(name) = ["curl", "minisign", "python3"].iter().find(missing) {
+        return support::skip(&format!("there is no {name}"));
+    }
+    let script = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/self_upgrade.sh");
+    // As this test was built, so that little has to be built anew.
+    let mut features = vec!["fetch"];
+    features.extend(cfg!(feature = "admin").then_some("admin"));
+    let shown = match cfg!(all(feature = "object-store", feature = "progress", feature = "tls")) {
+        true => Program::new(script).args(["--all-features"]),
+        false => Program::new(script).args(["--features", &features.join(",")]),
+    };
+    // What cargo tells a test would make it build what depends on that anew, `ring` for one.
+    let is_cargos = |name: &std::ffi::OsString| {
+        name.to_str().is_some_and(|name| {
+            name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_")
+        })
+    };
+    let told = std::env::vars_os().map(|(name, _)| name).filter(is_cargos);
+    let shown = told.fold(shown, Program::env_remove);
+    let shown = shown.env("PORT", free_port().to_string()).start();
+    let status = shown.exit(Duration::from_secs(900)).await;
+    assert!(status.success(), "{status}");
+    shown.line("version 1.0.0, generation 1").await;
+    shown.line("about to install version 2.0.0").await;
+    shown.line("version 2.0.0, generation 2").await;
+    shown.line(" requests, 0 lost").await;
+}

@@ -171,8 +171,8 @@ async fn survives(case: &Case) -> String {
     for _ in 0..2 {
         (case.break_it)(&path);
         server.process.signal(Signal::SIGHUP);
-        let line = server.process.line("failed: ").await;
-        let (_, why) = line.split_once("failed: ").expect("waited for");
+        let line = server.process.line("reload failed: ").await;
+        let (_, why) = line.split_once("reload failed: ").expect("waited for");
         reasons.push(why.to_owned());
         load.further(Kind::KeepAlive, 20).await;
     }

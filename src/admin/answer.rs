@@ -8,6 +8,8 @@ use serde::Serialize;
 use serde_json::json;
 
 use super::{metrics, page};
+#[cfg(feature = "fetch")]
+use crate::orchestrator::Checked;
 use crate::{Error, Handle, orchestrator::Board};
 
 const JSON: &str = "application/json";
@@ -37,12 +39,19 @@ pub(super) async fn to<B>(
             true => outcome(handle.rollback_and_wait().await),
             false => accepted(handle.rollback()),
         },
+        #[cfg(feature = "fetch")]
+        "/upgrade" if method == Method::POST => match waits(request.uri().query()) {
+            true => checked(handle.check_for_upgrade_and_wait().await),
+            false => accepted(handle.check_for_upgrade()),
+        },
         "/stop" if method == Method::POST => {
             handle.stop();
             accepted(Ok(()))
         }
         "/" | "/status" | "/metrics" => refused("GET, HEAD"),
         "/reload" | "/rollback" | "/stop" => refused("POST"),
+        #[cfg(feature = "fetch")]
+        "/upgrade" => refused("POST"),
         path => failed(StatusCode::NOT_FOUND, &format!("there is nothing at {path}")),
     }
 }
@@ -71,6 +80,15 @@ fn outcome(outcome: Result<u64, Error>) -> Response<Full<Bytes>> {
     match outcome {
         Ok(generation) => json(StatusCode::OK, &json!({ "generation": generation })),
         Err(error) => failed(StatusCode::INTERNAL_SERVER_ERROR, &format!("{error:?}")),
+    }
+}
+
+#[cfg(feature = "fetch")]
+fn checked(checked: Option<Checked>) -> Response<Full<Bytes>> {
+    match checked {
+        Some(Ok(verdict)) => json(StatusCode::OK, &verdict),
+        Some(Err(why)) => failed(StatusCode::INTERNAL_SERVER_ERROR, &why),
+        None => failed(StatusCode::INTERNAL_SERVER_ERROR, "the server has ended"),
     }
 }
 

@@ -3,6 +3,8 @@
 use std::fmt::{Display, Write};
 
 use crate::orchestrator::Status;
+#[cfg(feature = "fetch")]
+use crate::orchestrator::{Step, UpgradeStatus};
 
 pub(super) fn of(status: &Status) -> String {
     let mut page = Page(String::new());
@@ -53,6 +55,8 @@ pub(super) fn of(status: &Status) -> String {
     }
     page.counter("graceful_restarts_total", "Workers started in place of crashed ones.");
     page.value(&[], status.restarts);
+    #[cfg(feature = "fetch")]
+    status.upgrade.iter().for_each(|upgrade| page.upgrade(upgrade));
     page.0
 }
 
@@ -60,6 +64,32 @@ pub(super) fn of(status: &Status) -> String {
 struct Page(String);
 
 impl Page {
+    #[cfg(feature = "fetch")]
+    fn upgrade(&mut self, status: &UpgradeStatus) {
+        let counts = status.counts;
+        self.counter("graceful_upgrade_checks_total", "Looks for a new version, by outcome.");
+        for (outcome, count) in [
+            ("unchanged", counts.unchanged),
+            ("installed", counts.installed),
+            ("upgraded", counts.upgraded),
+            ("failed", counts.failed),
+        ] {
+            self.value(&[("outcome", outcome)], count);
+        }
+        self.gauge("graceful_upgrade_running", "1 while one is looked for or moved to, else 0.");
+        self.value(&[], u8::from(status.step != Step::Idle));
+        self.gauge("graceful_upgrade_received_bytes", "Of the download that runs or ran last.");
+        self.value(&[], status.received);
+        if let Some(last) = &status.last_check {
+            self.gauge("graceful_upgrade_last_check_succeeded", "1 if it did not fail, else 0.");
+            self.value(&[], u8::from(last.verdict.is_some()));
+            self.gauge("graceful_upgrade_last_check_timestamp_seconds", "When it ended.");
+            self.value(&[], last.at);
+            self.gauge("graceful_upgrade_last_check_duration_seconds", "How long it took.");
+            self.value(&[], last.took);
+        }
+    }
+
     fn gauge(&mut self, name: &str, help: &str) {
         self.head(name, help, "gauge");
     }

@@ -3,6 +3,8 @@
 use std::fmt::Write;
 
 use crate::orchestrator::Status;
+#[cfg(feature = "fetch")]
+use crate::orchestrator::{Step, UpgradeStatus};
 
 const STYLE: &str = "body{font:15px/1.5 system-ui,sans-serif;margin:2rem;max-width:60rem}\
     table{border-collapse:collapse;margin:1rem 0}\
@@ -32,6 +34,10 @@ fn write_page(page: &mut String, status: &Status) -> std::fmt::Result {
             Some(reason) => format!("failed: {}", escaped(reason)),
         };
         write!(page, "<p>The last reload took {:.3} s: {outcome}.</p>", last.took)?;
+    }
+    #[cfg(feature = "fetch")]
+    if let Some(upgrade) = &status.upgrade {
+        write_upgrade(page, upgrade)?;
     }
     page.push_str("<table><tr>");
     for head in ["generation", "PID", "state", "in flight", "new", "active", "idle", "upgraded"] {
@@ -68,6 +74,26 @@ fn write_page(page: &mut String, status: &Status) -> std::fmt::Result {
     }
     page.push_str("</table>\n");
     Ok(())
+}
+
+#[cfg(feature = "fetch")]
+fn write_upgrade(page: &mut String, status: &UpgradeStatus) -> std::fmt::Result {
+    write!(page, "<p>")?;
+    if status.step == Step::Fetching {
+        write!(page, "Fetching the next version: {} bytes", status.received)?;
+        if let Some(length) = status.length {
+            write!(page, " of {length}")?;
+        }
+        write!(page, ". ")?;
+    } else if status.step != Step::Idle {
+        write!(page, "Looking for the next version. ")?;
+    }
+    let counts = status.counts;
+    write!(page, "{} upgrades, {} failed", counts.installed + counts.upgraded, counts.failed)?;
+    if let Some(reason) = status.last_failure.as_ref().and_then(|last| last.reason.as_ref()) {
+        write!(page, "; the last failure: {}", escaped(reason))?;
+    }
+    write!(page, ".</p>")
 }
 
 /// Paths come from clients.

@@ -13,6 +13,19 @@ use super::{
 };
 use crate::process::{child::Child, image::Image, wire};
 
+/// How the reason begins when the system could not start a program.
+pub(super) const CANNOT_START: &str = "cannot start ";
+
+/// What the master knows of a binary.
+#[cfg(feature = "fetch")]
+#[derive(Debug, Default)]
+pub(crate) struct Known {
+    /// It has failed before.
+    pub(crate) failed: bool,
+    /// What the worker runs that proved itself last.
+    pub(crate) serving: Option<Arc<Image>>,
+}
+
 impl Master {
     /// A worker that never proved itself has ended: its binary is not tried again by itself.
     pub(super) fn remember_failure(&mut self, id: Id) {
@@ -24,6 +37,11 @@ impl Master {
             Ok(digest) => drop(inputs.send(Input::Failed(digest))),
             Err(error) => tracing::warn!(%error, "a binary that failed cannot be remembered"),
         });
+    }
+
+    #[cfg(feature = "fetch")]
+    pub(super) fn known(&self, digest: &str) -> Known {
+        Known { failed: self.failed.contains(digest), serving: self.current.clone() }
     }
 
     /// Reloads if what the path names now has not failed before.
@@ -51,7 +69,7 @@ impl Master {
         let (program, inputs) = (self.program.clone(), self.inputs.clone());
         let limit = self.options.ready_timeout;
         tokio::spawn(async move {
-            let answer = preflight::ask(&program, program.path(), limit).await;
+            let answer = preflight::ask(&program, program.path(), limit, None).await;
             // It fails when the master has left.
             let _ = inputs.send(Input::Checked(id, answer.map(drop)));
         });
@@ -77,7 +95,7 @@ impl Master {
             }
             Err(error) => {
                 let path = self.program.path().display();
-                self.cannot_spawn(id, format!("cannot start {path}: {error}"));
+                self.cannot_spawn(id, format!("{CANNOT_START}{path}: {error}"));
             }
         }
     }

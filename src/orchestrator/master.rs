@@ -53,7 +53,7 @@ pub(crate) async fn run(
             signals.recall(left.signal, &descriptors.remove(left.fd)?);
         }
     }
-    let report = Report::open(&options, program.path(), &handle, predecessor.as_mut())?;
+    let report = Report::open(&options, &program, &handle, predecessor.as_mut())?;
     let sockets = match &mut predecessor {
         Some((handoff, descriptors)) => Sockets::take_over(handoff, descriptors, report.systemd())?,
         None => Sockets::new(Listeners::from_env()?.into_inherited(), report.systemd()),
@@ -493,6 +493,16 @@ impl Master {
             Command::Fetch { .. } | Command::Keep { .. } => {}
             Command::Stop if self.stopping => {}
             Command::Stop => self.stop(),
+            #[cfg(feature = "fetch")]
+            Command::CheckForUpgrade(waiter) => self.report.check_for_upgrade(waiter),
+            #[cfg(feature = "fetch")]
+            Command::Known { digest, answer } => {
+                // It fails when the look was cut short.
+                let _ = answer.send(self.known(&digest));
+            }
+            // To have come here is all that it takes: the loop begins anew.
+            #[cfg(feature = "fetch")]
+            Command::Look => {}
         }
     }
 
@@ -654,6 +664,10 @@ impl Master {
             ToMaster::Reload => self.reload(),
             ToMaster::ReloadUntried => self.reload_untried(),
             ToMaster::Rollback => self.rollback(),
+            #[cfg(feature = "fetch")]
+            ToMaster::CheckForUpgrade => self.report.check_for_upgrade(None),
+            #[cfg(not(feature = "fetch"))]
+            ToMaster::CheckForUpgrade => tracing::warn!("this program cannot fetch an upgrade"),
             ToMaster::Stop => self.command(Command::Stop),
             ToMaster::Drained { cut } => {
                 for request in &cut {

@@ -68,6 +68,8 @@ pub(crate) enum ToMaster {
     Reload,
     ReloadUntried,
     Rollback,
+    /// And asks for a look for the next version.
+    CheckForUpgrade,
     Stop,
     /// The last message: everything has ended but for these.
     Drained {

@@ -28,8 +28,14 @@ mod store;
 mod systemd;
 mod takeover;
 mod upgrade;
+#[cfg(feature = "fetch")]
+mod upgrade_status;
 pub(crate) mod worker;
 
+#[cfg(any(feature = "admin", feature = "fetch"))]
+pub(crate) use self::status::Board;
+#[cfg(all(feature = "admin", feature = "fetch"))]
+pub(crate) use self::upgrade_status::UpgradeStatus;
 pub(crate) use self::{
     health::check as health_check,
     options::Options,
@@ -37,9 +43,14 @@ pub(crate) use self::{
     provider::{Binding, Place, default_addresses},
     signal::check,
 };
+#[cfg(feature = "fetch")]
+pub(crate) use self::{
+    launch::Known,
+    preflight::ask,
+    state::STOPPING,
+    status::Outcome,
+    upgrade_status::{Checked, Step, Verdict, blames_the_binary},
+};
 pub use self::{options::Started, signal::Signal};
 #[cfg(feature = "admin")]
-pub(crate) use self::{
-    status::{Board, Status},
-    takeover::AdminSocket,
-};
+pub(crate) use self::{status::Status, takeover::AdminSocket};

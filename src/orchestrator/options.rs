@@ -1,6 +1,8 @@
 use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
 
 use super::{Signal, health::Check, hooks::Hooks, state::Limits};
+#[cfg(feature = "fetch")]
+use crate::fetch::Upgrade;
 use crate::server;
 
 /// How the master and its workers behave; the methods of `Serve` document each.
@@ -27,6 +29,8 @@ pub(crate) struct Options {
     pub(crate) pid_file: Option<PathBuf>,
     #[cfg(feature = "admin")]
     pub(crate) admin: Option<PathBuf>,
+    #[cfg(feature = "fetch")]
+    pub(crate) upgrade: Option<Arc<Upgrade>>,
     /// A path that the master asks for.
     pub(crate) health_check: Option<String>,
     /// What a worker asks itself.
@@ -73,6 +77,8 @@ impl Default for Options {
             pid_file: None,
             #[cfg(feature = "admin")]
             admin: None,
+            #[cfg(feature = "fetch")]
+            upgrade: None,
             health_check: None,
             own_checks: Vec::new(),
             on_ready: Vec::new(),

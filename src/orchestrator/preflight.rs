@@ -1,9 +1,22 @@
 //! What a program says of itself when it is asked instead of run: `GRACEFUL_CHECK=1 program`.
 
-use std::{path::Path, process::Stdio, time::Duration};
+use std::{
+    io,
+    path::Path,
+    process::{ExitStatus, Stdio},
+    time::Duration,
+};
 
+use nix::{
+    sys::signal::{Signal, killpg},
+    unistd::Pid,
+};
 use serde::{Deserialize, Serialize};
-use tokio::{process::Command, time::timeout};
+use tokio::{
+    io::AsyncReadExt,
+    process::{Child, Command},
+    time::{sleep, timeout},
+};
 
 use super::{Place, message, provider::default_addresses, takeover};
 use crate::{
@@ -13,6 +26,10 @@ use crate::{
 
 /// Asks a program to say what it is, and to leave.
 const CHECK: &str = "GRACEFUL_CHECK";
+/// What a program that knows nothing of this may print before it is stopped.
+const MAX_OUTPUT: u64 = 1 << 20;
+const BUSY_ATTEMPTS: u32 = 50;
+const PAUSE: Duration = Duration::from_millis(10);
 
 /// The answer: one line of JSON.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -25,6 +42,9 @@ pub(crate) struct Answer {
     pub(crate) takeover: u32,
     /// Where it would listen.
     pub(crate) listeners: Vec<String>,
+    /// Its own version, where it says that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) version: Option<String>,
 }
 
 /// Whether this process is asked. Only the first call can find out.
@@ -34,7 +54,7 @@ pub(crate) fn is_asked() -> bool {
 
 impl Answer {
     /// What this program answers.
-    pub(crate) fn new(places: &[Place]) -> Result<Self, Error> {
+    pub(crate) fn new(places: &[Place], version: Option<&str>) -> Result<Self, Error> {
         let mut listeners = Vec::new();
         for place in places {
             match place {
@@ -49,6 +69,7 @@ impl Answer {
             wire: message::VERSION,
             takeover: takeover::VERSION,
             listeners,
+            version: version.map(str::to_owned),
         })
     }
 
@@ -67,24 +88,89 @@ impl Answer {
     }
 }
 
-/// Runs the program at `path` and asks what it is.
-pub(crate) async fn ask(program: &Program, path: &Path, limit: Duration) -> Result<Answer, String> {
+/// What every program needs, and what tells it where to listen.
+const NEEDED: [&str; 7] = ["GRACEFUL_LISTEN", "HOME", "LANG", "PATH", "PORT", "TMPDIR", "TZ"];
+
+/// Runs the program at `path` and asks what it is. With `only`, it sees no more of the environment than
+/// it needs and these variables.
+pub(crate) async fn ask(
+    program: &Program,
+    path: &Path,
+    limit: Duration,
+    only: Option<&[String]>,
+) -> Result<Answer, String> {
     let mut command = Command::from(program.command(path));
-    command.env(CHECK, "1").stdin(Stdio::null()).stdout(Stdio::piped()).kill_on_drop(true);
-    let running = async { command.spawn()?.wait_with_output().await };
-    let output = match timeout(limit, running).await {
-        Ok(Ok(output)) => output,
+    if let Some(names) = only {
+        command.env_clear();
+        for name in NEEDED.into_iter().chain(names.iter().map(String::as_str)) {
+            command.envs(std::env::var_os(name).map(|value| (name, value)));
+        }
+    }
+    command
+        .env(CHECK, "1")
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        // So that it ends with all that it has started.
+        .process_group(0);
+    let (status, output) = match timeout(limit, run(command)).await {
+        Ok(Ok(ended)) => ended,
         Ok(Err(error)) => return Err(format!("its check cannot be run: {error}")),
         Err(_) => return Err(format!("its check did not end within {limit:?}")),
     };
-    if !output.status.success() {
-        return Err(format!("its check failed: {}", output.status));
+    if output.len() as u64 > MAX_OUTPUT {
+        return Err(format!("its check printed more than {MAX_OUTPUT} bytes"));
     }
-    let answer = Answer::find(&output.stdout)
-        .ok_or("its check printed no answer: is it built on this crate?")?;
+    if !status.success() {
+        return Err(format!("its check failed: {status}"));
+    }
+    let answer =
+        Answer::find(&output).ok_or("its check printed no answer: is it built on this crate?")?;
     match answer.wire {
         message::VERSION => Ok(answer),
         wire => Err(format!("it speaks version {wire} of the wire, not {}", message::VERSION)),
+    }
+}
+
+/// Runs it to its end, or until it has printed too much.
+async fn run(mut command: Command) -> io::Result<(ExitStatus, Vec<u8>)> {
+    let mut group = Group(spawn(&mut command).await?);
+    let mut output = Vec::new();
+    if let Some(stdout) = group.0.stdout.take() {
+        stdout.take(MAX_OUTPUT + 1).read_to_end(&mut output).await?;
+    }
+    if output.len() as u64 > MAX_OUTPUT {
+        group.kill();
+    }
+    Ok((group.0.wait().await?, output))
+}
+
+/// A file that was just written may still be open, for a moment, in a worker that is being forked.
+async fn spawn(command: &mut Command) -> io::Result<Child> {
+    for _ in 0..BUSY_ATTEMPTS {
+        match command.spawn() {
+            Err(error) if error.kind() == io::ErrorKind::ExecutableFileBusy => sleep(PAUSE).await,
+            result => return result,
+        }
+    }
+    command.spawn()
+}
+
+/// A child that leads a process group, which ends with this.
+struct Group(Child);
+
+impl Group {
+    fn kill(&self) {
+        // No number when it was waited for: then the group may be another one.
+        if let Some(pid) = self.0.id().and_then(|pid| i32::try_from(pid).ok()) {
+            // It fails when all have ended.
+            let _ = killpg(Pid::from_raw(pid), Signal::SIGKILL);
+        }
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        self.kill();
     }
 }
 
@@ -94,7 +180,7 @@ mod tests {
 
     #[test]
     fn the_answer_is_found_among_other_lines() {
-        let answer = Answer::new(&[Place::At("unix:/a".parse().unwrap())]).unwrap();
+        let answer = Answer::new(&[Place::At("unix:/a".parse().unwrap())], Some("1.2.3")).unwrap();
         let line = serde_json::to_string(&answer).unwrap();
         let output = format!("starting\n{{\"a\":1}}\nready ... {line}\nbye\n");
         assert_eq!(Answer::find(output.as_bytes()), Some(answer));

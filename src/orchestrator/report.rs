@@ -6,7 +6,6 @@ use std::os::fd::AsFd;
 use std::{
     ffi::OsString,
     os::fd::BorrowedFd,
-    path::Path,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -18,6 +17,8 @@ use tokio::{
     time::{MissedTickBehavior, interval, sleep},
 };
 
+#[cfg(feature = "fetch")]
+use super::upgrade_status::Checked;
 use super::{
     Options,
     pid_file::PidFile,
@@ -26,12 +27,15 @@ use super::{
     systemd::{Limits, Messages, Systemd},
     takeover::{Descriptors, Handoff},
 };
+#[cfg(feature = "fetch")]
+use crate::fetch::Watcher;
 #[cfg(feature = "admin")]
 use crate::{admin::Admin, listener::SocketFile};
 use crate::{
     error::Error,
     handle::Handle,
     process::{
+        exec::Program,
         image::Image,
         reap::{self, Own, Reaper},
     },
@@ -50,6 +54,8 @@ pub(crate) struct Report {
     shutdown_delay: Duration,
     #[cfg(feature = "admin")]
     admin: Option<Admin>,
+    #[cfg(feature = "fetch")]
+    watcher: Option<Watcher>,
     _pid_file: Option<PidFile>,
     _tasks: JoinSet<()>,
 }
@@ -63,18 +69,20 @@ impl Report {
     #[cfg_attr(not(feature = "admin"), expect(unused_variables, reason = "for the admin socket"))]
     pub(crate) fn open(
         options: &Options,
-        program: &Path,
+        program: &Program,
         handle: &Handle,
         predecessor: Option<&mut (Handoff, Descriptors)>,
     ) -> Result<Self, Error> {
         let mut systemd = Systemd::from_env(limits(options));
         let pid_file = options.pid_file.as_deref().map(PidFile::write).transpose()?;
-        let board = Board::new(program, options);
+        let board = Board::new(program.path(), options);
         let own = match &predecessor {
             // Those who had started the other children are gone with the program before this one.
             Some(_) => Own::default(),
             None => Own::children(),
         };
+        #[cfg(feature = "fetch")]
+        let again = predecessor.is_some();
         #[cfg(feature = "admin")]
         let mut admin = None;
         match predecessor {
@@ -101,6 +109,12 @@ impl Report {
         }
         reap_orphans(&own, &mut tasks)?;
         Ok(Self {
+            #[cfg(feature = "fetch")]
+            watcher: options.upgrade.clone().map(|upgrade| {
+                board.watch_for_upgrades();
+                let (program, handle) = (program.clone(), handle.clone());
+                Watcher::start(upgrade, program, handle, board.clone(), again)
+            }),
             #[cfg(feature = "admin")]
             admin: match &options.admin {
                 Some(path) => Some(Admin::open(path, handle.clone(), board.clone(), admin)?),
@@ -210,6 +224,27 @@ impl Report {
         self.systemd.environment()
     }
 
+    /// Looks for the next version of the program soon, and says how that has ended.
+    #[cfg(feature = "fetch")]
+    pub(crate) fn check_for_upgrade(&self, waiter: Option<oneshot::Sender<Checked>>) {
+        match (&self.watcher, waiter) {
+            (Some(watcher), waiter) => watcher.check(waiter),
+            // It has stopped waiting.
+            (None, Some(waiter)) => drop(waiter.send(Err("no upgrade is configured".to_owned()))),
+            (None, None) => tracing::warn!("cannot look for an upgrade: none is configured"),
+        }
+    }
+
+    /// Sees to it that nothing begins that the end of this program would break; false while there is
+    /// something under way.
+    pub(crate) fn hold(&self) -> bool {
+        #[cfg(feature = "fetch")]
+        let held = self.watcher.as_ref().is_none_or(Watcher::hold);
+        #[cfg(not(feature = "fetch"))]
+        let held = true;
+        held
+    }
+
     /// Waits until what was said has arrived, at most for a second or two. Who connects to the admin
     /// socket from now on waits until somebody goes on: this program or the next one.
     pub(crate) async fn flush(&mut self) {
@@ -220,16 +255,24 @@ impl Report {
         }
     }
 
-    /// After a flush: this program stays.
+    /// After a hold, and after a flush: this program stays.
     pub(crate) fn go_on(&mut self) {
         #[cfg(feature = "admin")]
         if let Some(admin) = &mut self.admin {
             admin.go_on();
         }
+        #[cfg(feature = "fetch")]
+        if let Some(watcher) = &self.watcher {
+            watcher.go_on();
+        }
     }
 
     /// Waits until everything is said, at most for a second or two.
     pub(crate) async fn finish(&mut self) {
+        #[cfg(feature = "fetch")]
+        if let Some(watcher) = &mut self.watcher {
+            watcher.finish().await;
+        }
         #[cfg(feature = "admin")]
         if let Some(admin) = &mut self.admin {
             admin.finish().await;

@@ -81,6 +81,8 @@ pub(crate) async fn run(
                 | Command::ReloadAndTell(_)
                 | Command::Rollback(_)
                 | Command::Keep { .. } => {}
+                #[cfg(feature = "fetch")]
+                Command::CheckForUpgrade(_) | Command::Known { .. } | Command::Look => {}
                 // There is nobody to keep it, and no other process to keep it for.
                 Command::Fetch { answer, .. } => drop(answer.send(None)),
             },

@@ -13,6 +13,9 @@
 
 use std::{collections::VecDeque, time::Duration};
 
+/// Why nothing is started any more.
+pub(crate) const STOPPING: &str = "the server is stopping";
+
 /// A generation: the first worker is 1, each further one counts up.
 pub(crate) type Id = u64;
 
@@ -259,7 +262,7 @@ impl Step<'_> {
 
     fn reload(&mut self, wanted: Wanted) {
         if self.state.stopping {
-            self.act(Action::Reloaded(Err("the server is stopping".to_owned())));
+            self.act(Action::Reloaded(Err(STOPPING.to_owned())));
         } else if self.state.is_changing() || self.state.is_crowded() {
             // The latest wish counts.
             self.state.remembered = Some(wanted);
@@ -466,7 +469,7 @@ impl Step<'_> {
             worker.reload && matches!(worker.phase, Phase::Starting | Phase::Trial)
         };
         if self.state.workers.iter().any(changing) {
-            self.act(Action::Reloaded(Err("the server is stopping".to_owned())));
+            self.act(Action::Reloaded(Err(STOPPING.to_owned())));
         }
         let workers: Vec<_> =
             self.state.workers.iter().map(|worker| (worker.id, worker.phase)).collect();

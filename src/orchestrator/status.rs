@@ -10,9 +10,11 @@ use std::{
 use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 
+#[cfg(feature = "fetch")]
+use super::upgrade_status::UpgradeStatus;
 use super::{
     Options,
-    state::{Action, Event, Id, Phase},
+    state::{Action, Event, Id, Phase, STOPPING},
 };
 use crate::{
     process::image::Image,
@@ -21,6 +23,10 @@ use crate::{
 
 /// The outcome of a reload: the generation that serves now, or why it is still the old one.
 pub(crate) type Outcome = Result<Id, String>;
+
+/// Why somebody who waits for one of the two waits in vain.
+pub(super) const ROLLBACK_INSTEAD: &str = "a rollback was asked for instead";
+pub(super) const RELOAD_INSTEAD: &str = "a reload was asked for instead";
 
 /// What somebody asks for and waits to see done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,6 +59,9 @@ struct Record {
     failed: u64,
     last: Option<LastReload>,
     restarts: u64,
+    /// Where the next version of the program is watched for.
+    #[cfg(feature = "fetch")]
+    upgrade: Option<UpgradeStatus>,
     /// When the program before this one has started its workers.
     recalled: BTreeMap<Id, f64>,
     /// They wait for the reload that runs or is next.
@@ -94,6 +103,9 @@ pub(crate) struct Status {
     pub(crate) last_reload: Option<LastReload>,
     /// Workers that were started in place of crashed ones.
     pub(crate) restarts: u64,
+    #[cfg(feature = "fetch")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) upgrade: Option<UpgradeStatus>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -168,6 +180,8 @@ pub(crate) struct Memory {
     restarts: u64,
     /// When each worker was started.
     workers: BTreeMap<Id, f64>,
+    #[cfg(feature = "fetch")]
+    upgrade: Option<UpgradeStatus>,
 }
 
 impl Board {
@@ -184,6 +198,8 @@ impl Board {
             failed: 0,
             last: None,
             restarts: 0,
+            #[cfg(feature = "fetch")]
+            upgrade: None,
             recalled: BTreeMap::new(),
             waiting: Vec::new(),
             later: Vec::new(),
@@ -212,7 +228,7 @@ impl Board {
                 let later = std::mem::take(&mut record.later);
                 drop(record);
                 let waiting = waiting.into_iter().chain(later).collect();
-                answer(waiting, &Err("the server is stopping".to_owned()));
+                answer(waiting, &Err(STOPPING.to_owned()));
             }
             Event::Exited(id, _) => drop(record.workers.remove(id)),
             _ => {}
@@ -236,8 +252,8 @@ impl Board {
                 }
                 record.reloading = Some(now);
                 let (wish, why) = match action {
-                    Action::Rollback(_) => (Wish::Rollback, "a rollback was asked for instead"),
-                    _ => (Wish::Reload, "a reload was asked for instead"),
+                    Action::Rollback(_) => (Wish::Rollback, ROLLBACK_INSTEAD),
+                    _ => (Wish::Reload, RELOAD_INSTEAD),
                 };
                 let waiting = std::mem::take(&mut record.waiting);
                 let (waiting, others) = waiting.into_iter().partition(|waiter| waiter.wish == wish);
@@ -301,6 +317,8 @@ impl Board {
                 .iter()
                 .map(|(id, worker)| (*id, unix(worker.started.1)))
                 .collect(),
+            #[cfg(feature = "fetch")]
+            upgrade: record.upgrade.clone(),
         }
     }
 
@@ -314,6 +332,29 @@ impl Board {
         record.last = memory.last;
         record.restarts = memory.restarts;
         record.recalled = memory.workers;
+        #[cfg(feature = "fetch")]
+        {
+            record.upgrade = memory.upgrade;
+        }
+    }
+
+    /// From now on there is something to say of upgrades.
+    #[cfg(feature = "fetch")]
+    pub(crate) fn watch_for_upgrades(&self) {
+        self.lock().upgrade.get_or_insert_default();
+    }
+
+    /// Notes what has become of one.
+    #[cfg(feature = "fetch")]
+    pub(crate) fn upgrade(&self, note: impl FnOnce(&mut UpgradeStatus)) {
+        if let Some(status) = &mut self.lock().upgrade {
+            note(status);
+        }
+    }
+
+    #[cfg(feature = "fetch")]
+    pub(crate) fn upgrade_status(&self) -> Option<UpgradeStatus> {
+        self.lock().upgrade.clone()
     }
 
     /// Another program has started this worker.
@@ -467,6 +508,8 @@ impl Record {
             },
             last_reload: self.last.clone(),
             restarts: self.restarts,
+            #[cfg(feature = "fetch")]
+            upgrade: self.upgrade.clone(),
         }
     }
 }

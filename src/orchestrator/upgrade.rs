@@ -51,7 +51,7 @@ impl Master {
         let (program, inputs) = (self.program.clone(), self.inputs.clone());
         let limit = self.options.ready_timeout;
         tokio::spawn(async move {
-            let answer = preflight::ask(&program, &image.executable(), limit).await;
+            let answer = preflight::ask(&program, &image.executable(), limit, None).await;
             let fit = answer.and_then(|answer| match answer.takeover {
                 takeover::VERSION => Ok(()),
                 other => Err(format!("it takes over version {other} of the state")),
@@ -89,6 +89,10 @@ impl Master {
         let Some(mut candidate) = self.candidate.take() else { return };
         // The last reload may have been another one.
         if !self.current.as_ref().is_some_and(|current| current.is(&candidate.image)) {
+            return;
+        }
+        if !self.report.hold() {
+            self.candidate = Some(candidate);
             return;
         }
         candidate.attempts += 1;

@@ -264,6 +264,11 @@ impl Master {
                     Command::Reload | Command::ReloadAndTell(_) => ToMaster::Reload,
                     Command::ReloadUntried => ToMaster::ReloadUntried,
                     Command::Rollback(_) => ToMaster::Rollback,
+                    #[cfg(feature = "fetch")]
+                    Command::CheckForUpgrade(_) => ToMaster::CheckForUpgrade,
+                    // Of the watcher, which runs in a master only.
+                    #[cfg(feature = "fetch")]
+                    Command::Known { .. } | Command::Look => continue,
                     Command::Stop => ToMaster::Stop,
                 }),
             }

@@ -193,7 +193,7 @@ pub(crate) fn options<A>(mut server: Serve<A>) -> Serve<A> {
     server = server
         .after_reload(async |outcome| match outcome {
             Ok(generation) => println!("reloaded: {generation} by {}", std::process::id()),
-            Err(why) => println!("failed: {why}"),
+            Err(why) => println!("reload failed: {why}"),
         })
         .on_rollback(async |why| println!("rolled back: {why}"));
     let pause = millis("TEST_HOOK").unwrap_or_default();
@@ -226,6 +226,11 @@ impl Setup {
     fn of(program: Program) -> Self {
         // The text of a backtrace takes a debug build seconds, and so does the death by panic then.
         let program = program.env("RUST_BACKTRACE", "0");
+        Self(program.env("TEST_BIND", "127.0.0.1:0").env("TEST_BAKE", "0"))
+    }
+
+    /// Any program that is such a server.
+    pub(crate) fn from_program(program: Program) -> Self {
         Self(program.env("TEST_BIND", "127.0.0.1:0").env("TEST_BAKE", "0"))
     }
 
