@@ -474,7 +474,7 @@ impl World {
             10 => {
                 if let Some(id) = self.nth(nth) {
                     let why = "of no use".to_owned();
-                    let is_unfit = nth / 8 % 2 == 0;
+                    let is_unfit = (nth / 8).is_multiple_of(2);
                     self.feed(if is_unfit {
                         Event::Unfit(id, why)
                     } else {
