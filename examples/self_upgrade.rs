@@ -21,17 +21,15 @@ const VERSION: &str = match option_env!("APP_VERSION") {
     None => "1.0.0",
 };
 /// Whoever has the other half of this key says what runs here.
-const KEY: &str = match option_env!("APP_KEY") {
-    Some(key) => key,
-    None => "RWQf6LRCGA9i53mlYecO4IzT51TGPpvWucNSCh1CBM0QTaLn73Y7GFO3",
-};
+const KEY: Option<&str> = option_env!("APP_KEY");
 
-fn main() -> Result<(), graceful::Error> {
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let key = KEY.ok_or("nobody can sign for this build: set APP_KEY when you build it")?;
     tracing_subscriber::fmt().with_writer(std::io::stderr).init();
     let variable = |name, default: &str| env::var(name).unwrap_or_else(|_| default.to_owned());
     let source = Http::new(variable("APP_URL", "http://127.0.0.1:8000/app"))?;
     let upgrade = Upgrade::from(source)
-        .minisign(KEY)
+        .minisign(key)
         .version(VERSION)
         // Soon enough to watch it; the default of five minutes is kinder.
         .interval(Duration::from_secs(1))
@@ -46,7 +44,8 @@ fn main() -> Result<(), graceful::Error> {
             let (generation, address) = (started.generation, &started.addresses[0]);
             println!("version {VERSION}, generation {generation}, on http://{address}/");
         })
-        .run()
+        .run()?;
+    Ok(())
 }
 
 /// Runs in each worker, and never in the master.
