@@ -2,7 +2,7 @@
 
 use std::future::Future;
 
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, task::JoinSet};
 
 use super::{
     Options, Started,
@@ -55,14 +55,24 @@ pub(crate) async fn run(
         let _ = orders.send(order);
     };
     let mut stopping = false;
+    // Signals whose hooks have run.
+    let (obey, mut obeyed) = mpsc::unbounded_channel();
+    let mut after = JoinSet::new();
     let run = serving.run(receiver);
     tokio::pin!(run);
     let cut = loop {
         tokio::select! {
             cut = &mut run => break cut,
             (signal, order) = signals.next() => {
-                let hooks = &options.hooks;
-                hooks.before_signal.run("before a signal", signal, hooks.limit).await;
+                let (hooks, obey) = (options.hooks.clone(), obey.clone());
+                // A slow hook must not keep the deadline from being kept.
+                tokio::spawn(async move {
+                    hooks.before_signal.run("before a signal", signal, hooks.limit).await;
+                    // It fails when everything has ended.
+                    let _ = obey.send((signal, order));
+                });
+            },
+            Some((signal, order)) = obeyed.recv() => {
                 match order {
                     signal::Order::Stop => stop(&mut stopping),
                     signal::Order::Hammer if stopping => stop(&mut stopping),
@@ -71,7 +81,10 @@ pub(crate) async fn run(
                         tracing::warn!("ignored a reload: this process runs without a master");
                     }
                 }
-                hooks.after_signal.run("after a signal", signal, hooks.limit).await;
+                let hooks = options.hooks.clone();
+                after.spawn(async move {
+                    hooks.after_signal.run("after a signal", signal, hooks.limit).await;
+                });
             },
             Some(command) = commands.recv() => match command {
                 Command::Stop if !stopping => stop(&mut stopping),
@@ -88,6 +101,7 @@ pub(crate) async fn run(
             },
         }
     };
+    while after.join_next().await.is_some() {}
     report.finish().await;
     finished(&cut)
 }

@@ -38,10 +38,19 @@ async fn a_crashing_version_is_taken_back_and_never_tried_again() {
     app.server.becomes(&app.path()).await;
 
     shelf.forget();
+    let before = load.lap();
+    assert_eq!(before.lost(), 0, "{before}");
     shelf.publish("/app", &three, &signer);
     load.generation(3).await;
     let status =
         app.until("3 has failed", |status| status["upgrade"]["counts"]["failed"] == 1).await;
+    // What was inside the process that aborted goes with it, and nothing else: all of it at one moment.
+    let crash = load.lap();
+    for loss in crash.losses() {
+        let is_its_own = loss.worker.is_none_or(|worker| worker.generation == 3);
+        let apart = loss.at.abs_diff(crash.losses()[0].at);
+        assert!(is_its_own && apart < Duration::from_millis(100), "{crash}");
+    }
     let why = status["upgrade"]["last_failure"]["reason"].as_str().unwrap();
     assert!(why.contains("failed its trial: it was killed by SIGABRT"), "{why}");
     assert!(fs::read(app.path()).unwrap() == two, "the file is version 2 again");
@@ -68,7 +77,7 @@ async fn a_crashing_version_is_taken_back_and_never_tried_again() {
     app.until("4 serves", |status| status["upgrade"]["counts"]["upgraded"] == 2).await;
     app.serves("4.0.0").await;
     let report = load.stop().await;
-    assert_eq!(report.lost(), 0, "{report}");
+    assert_eq!(report.lost(), crash.lost(), "{report}");
     println!("{report}");
 }
 
