@@ -27,7 +27,7 @@ use http_body_util::{BodyExt, Empty};
 use hyper::body::Incoming;
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::service::TowerToHyperService;
 use tokio::net::TcpListener;
@@ -39,6 +39,9 @@ type Answer = std::pin::Pin<Box<dyn Future<Output = Result<Response<Body>, Infal
 
 const USAGE: &str = "reverse_proxy --listen ADDRESS --origin http://HOST:PORT \
                      [--profile default|rfc9111] [--capacity KEYS] [--max-bytes BYTES] [--timeout SECONDS]";
+
+/// Origins usually close a connection after five idle seconds; one that they are about to close is not used.
+const IDLE: Duration = Duration::from_secs(4);
 
 #[tokio::main]
 async fn main() -> Result<(), BoxError> {
@@ -138,7 +141,10 @@ impl Proxy {
         let mut connector = HttpConnector::new();
         connector.set_nodelay(true);
         connector.set_connect_timeout(Some(timeout));
-        let client = Client::builder(TokioExecutor::new()).build(connector);
+        let client = Client::builder(TokioExecutor::new())
+            .pool_timer(TokioTimer::new())
+            .pool_idle_timeout(IDLE)
+            .build(connector);
         Self { client, origin: Arc::new(origin), timeout, peer: None }
     }
 
