@@ -151,7 +151,7 @@ where
     async fn alone(self, known: bool) -> Answer<B, S::Error> {
         let Self { shared, inner, request, client, stale, .. } = self;
         let guard = in_flight(request.extensions());
-        let since = Since::Epoch(shared.state.epoch());
+        let since = Since::Epoch(shared.state.epoch(&client.key));
         // A key known not to be cacheable gets its requests as they are: the handler may judge conditions
         // and ranges better than by sending everything.
         let keep_conditions = known || client.noted.range;

@@ -52,6 +52,7 @@ mod asked;
 mod body;
 mod clock;
 mod coalesce;
+mod epoch;
 mod event;
 mod fetch;
 mod fields;

@@ -13,6 +13,7 @@ use http_body::Body;
 use super::BoxError;
 use super::answer;
 use super::body::{Content, ResponseBody};
+use super::epoch::Epoch;
 use super::fetch::{Client, Fetched, spawn};
 use super::fields::Fields;
 use super::key::CacheKey;
@@ -23,7 +24,6 @@ use super::policy::vary::Vary;
 use super::policy::{range, single, storing};
 use super::record::{self, Since};
 use super::service::Shared;
-use super::state::Epoch;
 use super::stored::{Head, Stored, Tags};
 use super::tape::Tape;
 
@@ -167,6 +167,6 @@ impl PartBody {
         };
         let body = Bytes::copy_from_slice(&body);
         let stored = Arc::new(Stored::new(Arc::new(head), body, None));
-        shared.state.put(&key, options, stored, || shared.state.epoch() != epoch);
+        shared.state.put(&key, options, stored, || shared.state.is_past(epoch));
     }
 }

@@ -14,6 +14,7 @@ use super::BoxError;
 use super::body::Content;
 use super::clock::Moment;
 use super::coalesce::{Flight, Guard, Live};
+use super::epoch::Epoch;
 use super::event::count;
 use super::fields::Fields;
 use super::key::CacheKey;
@@ -21,7 +22,6 @@ use super::options::Options;
 use super::policy::vary::{self, Vary};
 use super::policy::{Refusal, Terms, date, single, stored_fields};
 use super::service::Shared;
-use super::state::Epoch;
 use super::stored::{Head, Stored, Tags};
 use super::tape::Tape;
 
@@ -30,7 +30,7 @@ use super::tape::Tape;
 pub(crate) enum Since {
     /// It is in the table of fills, where it can be doomed.
     Flight(Arc<Flight>),
-    /// It is in no table: any change at all dooms it.
+    /// It is in no table: any change to its path dooms it.
     Epoch(Epoch),
 }
 
@@ -38,7 +38,7 @@ impl Since {
     pub(crate) fn is_wrong(&self, shared: &Shared) -> bool {
         match self {
             Self::Flight(flight) => flight.is_doomed(),
-            Self::Epoch(epoch) => shared.state.epoch() != *epoch,
+            Self::Epoch(epoch) => shared.state.is_past(*epoch),
         }
     }
 }

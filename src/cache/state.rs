@@ -1,7 +1,6 @@
 //! What all services of one cache share.
 
 use std::fmt;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -9,6 +8,7 @@ use http::HeaderMap;
 
 use super::clock::{Clock, Moment};
 use super::coalesce::{Flight, Flights};
+use super::epoch::{Changes, Epoch};
 use super::event::{CacheEvent, Counters, count};
 use super::key::CacheKey;
 use super::options::Options;
@@ -28,8 +28,7 @@ pub(crate) struct State {
     pub(crate) shapes: Shapes,
     pub(crate) clock: Clock,
     hook: OnceLock<Hook>,
-    /// Counts whatever makes stored responses wrong, for fills that are in no table.
-    changes: AtomicU64,
+    changes: Changes,
     searches: Mutex<LruCache<Box<str>, NoVarySearch>>,
     any_search: OnceLock<()>,
 }
@@ -45,10 +44,6 @@ pub(crate) enum Found {
     Nothing,
 }
 
-/// When a recording began, as far as later changes are concerned.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Epoch(u64);
-
 impl State {
     pub(crate) fn new(limits: &Limits) -> Self {
         Self {
@@ -58,7 +53,7 @@ impl State {
             shapes: Shapes::new(),
             clock: Clock::new(),
             hook: OnceLock::new(),
-            changes: AtomicU64::new(0),
+            changes: Changes::new(),
             searches: Mutex::new(LruCache::new(SEARCHES)),
             any_search: OnceLock::new(),
         }
@@ -212,7 +207,7 @@ impl State {
         let kept_for = parts.head.terms.usable_for(&options.rules);
         let mut whole = None;
         let gone = self.store.update(&place, &self.now(), |known| {
-            if self.epoch() != epoch {
+            if self.is_past(epoch) {
                 return Change::Keep;
             }
             let joined = match known {
@@ -243,7 +238,8 @@ impl State {
 
     /// Removes everything stored under `key`, and makes fills under way unfit to be stored.
     pub(crate) fn invalidate(&self, key: &CacheKey) -> bool {
-        self.doom(|other, _| other == key);
+        self.changes.count(key);
+        self.flights.doom(|other, _| other == key);
         let mut found = false;
         let places = [Some(key.clone()), Some(parts_key(key)), self.searched(key)];
         for place in places.into_iter().flatten() {
@@ -266,12 +262,17 @@ impl State {
 
     /// Before anything is removed, so that no fill under way puts it back.
     pub(crate) fn doom(&self, concerned: impl Fn(&CacheKey, &Flight) -> bool) {
-        self.changes.fetch_add(1, Ordering::SeqCst);
+        self.changes.count_all();
         self.flights.doom(concerned);
     }
 
-    pub(crate) fn epoch(&self) -> Epoch {
-        Epoch(self.changes.load(Ordering::SeqCst))
+    pub(crate) fn epoch(&self, key: &CacheKey) -> Epoch {
+        self.changes.epoch(key)
+    }
+
+    /// Whether something has changed that concerns a recording of then.
+    pub(crate) fn is_past(&self, epoch: Epoch) -> bool {
+        self.changes.is_past(epoch)
     }
 
     /// Tells of what left, and drops it outside of every lock.

@@ -36,7 +36,7 @@ where
             shared.state.invalidate(&client.key.sibling(&other));
         }
     }
-    let since = Since::Epoch(shared.state.epoch());
+    let since = Since::Epoch(shared.state.epoch(&client.key));
     match settle(&shared, &client, response, requested, since, false) {
         Fetched::Recording(recording, response) => {
             let run = recording.run(shared, None);
@@ -67,7 +67,7 @@ where
 {
     let options = &shared.options;
     let requested = shared.state.now().wall();
-    let since = Since::Epoch(shared.state.epoch());
+    let since = Since::Epoch(shared.state.epoch(&client.key));
     let response = call(inner, request).await?;
     let (mut parts, body) = response.into_parts();
     let status = answer::forwarded_status(client.forward, Some(parts.status));

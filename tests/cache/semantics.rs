@@ -3,8 +3,10 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use axum::body::Body;
 use graceful::cache::{CacheOutcome, LruCacheLayer, SetCookie};
-use http::{HeaderName, Method, StatusCode};
+use http::{HeaderName, Method, Request, StatusCode};
+use tokio::sync::Semaphore;
 
 use super::support::*;
 
@@ -336,6 +338,40 @@ async fn head_freshens_or_expires_the_stored_response() {
         if hit {
             assert_eq!((answer.header("x-a"), answer.text()), (Some("2"), "hello"));
         }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_write_meanwhile_counts_where_it_was_made() {
+    // RFC 9111, sections 4.3.5 and 4.4: what a POST makes wrong is its target, and no other URI.
+    for (target, hit) in [("/other", true), ("/a", false)] {
+        let gate = Arc::new(Semaphore::new(0));
+        let app = App::with_service(layer(), {
+            let gate = gate.clone();
+            move |_, request: Request<Body>| {
+                let gate = gate.clone();
+                async move {
+                    if request.method() == Method::HEAD {
+                        gate.acquire().await.unwrap().forget();
+                    }
+                    Ok(answer(&[("cache-control", "max-age=10"), ("etag", "\"a\"")], "hello"))
+                }
+            }
+        });
+        app.get("/a").await;
+        advance(11).await;
+        let head = tokio::spawn({
+            let app = app.clone();
+            async move { app.send(request(Method::HEAD, "/a", &[])).await }
+        });
+        while app.calls() < 2 {
+            tokio::task::yield_now().await;
+        }
+        app.send(request(Method::POST, target, &[])).await;
+        gate.add_permits(1);
+        head.await.unwrap();
+        let after = app.get("/a").await;
+        assert_eq!(after.outcome == Some(CacheOutcome::Hit), hit, "{target}");
     }
 }
 
