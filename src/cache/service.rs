@@ -131,10 +131,14 @@ where
                 self.fill(request, key.to_key(), noted, missing).refresh();
             }
             _ => {
-                // The request ends here, and its map serves the response: emptied, it keeps its memory.
                 let mut extensions = std::mem::take(request.extensions_mut());
-                extensions.clear();
-                extensions.insert(outcome);
+                if extensions.is_empty() && outcome == CacheOutcome::Hit {
+                    extensions = self.stack.shared.state.hit.clone();
+                } else {
+                    // The request ends here, and its map serves the response: emptied, it keeps its memory.
+                    extensions.clear();
+                    extensions.insert(outcome);
+                }
                 *response.extensions_mut() = extensions;
             }
         }

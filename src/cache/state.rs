@@ -5,13 +5,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
-use http::HeaderMap;
+use http::{Extensions, HeaderMap};
 
 use super::clock::{Clock, Moment};
 use super::coalesce::{Flight, Flights};
 use super::event::{CacheEvent, Counters, count};
 use super::key::CacheKey;
 use super::options::Options;
+use super::outcome::CacheOutcome;
 use super::parts::Parts;
 use super::policy::no_vary_search::NoVarySearch;
 use super::shape::Shapes;
@@ -27,6 +28,8 @@ pub(crate) struct State {
     pub(crate) counters: Counters,
     pub(crate) shapes: Shapes,
     pub(crate) clock: Clock,
+    /// Of the response to a hit; to clone them costs less than to make them.
+    pub(crate) hit: Extensions,
     hook: OnceLock<Hook>,
     /// Counts whatever makes stored responses wrong, for fills that are in no table.
     changes: AtomicU64,
@@ -51,12 +54,15 @@ pub(crate) struct Epoch(u64);
 
 impl State {
     pub(crate) fn new(limits: &Limits) -> Self {
+        let mut hit = Extensions::new();
+        hit.insert(CacheOutcome::Hit);
         Self {
             store: Store::new(limits),
             flights: Arc::new(Flights::new()),
             counters: Counters::default(),
             shapes: Shapes::new(),
             clock: Clock::new(),
+            hit,
             hook: OnceLock::new(),
             changes: AtomicU64::new(0),
             searches: Mutex::new(LruCache::new(SEARCHES)),
@@ -97,6 +103,10 @@ impl State {
         }
         match resource {
             None => Found::Nothing,
+            // Handed on as it is: to count another reader is an atomic operation.
+            Some(Resource::One(stored)) if stored.head.is_selected_by(request) => {
+                Found::Selected(stored)
+            }
             Some(resource) => match resource.select(request) {
                 Some(stored) => Found::Selected(stored.clone()),
                 None => resource
