@@ -1,6 +1,7 @@
 //! The service: what can be answered at once, and what has to be forwarded.
 
-use std::sync::Arc;
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
@@ -38,20 +39,33 @@ pub(crate) struct Shared {
 ///
 /// It is always ready: the inner service is asked whether it is only when a request has to be forwarded, so
 /// that one which is busy does not hold up what is stored. Errors are those of the inner service.
-#[derive(Clone, Debug)]
 pub struct LruCache<S> {
-    inner: S,
+    stack: Arc<Stack<S>>,
+}
+
+/// What the clones of one service have in common.
+struct Stack<S> {
+    /// Cloned when a request has to be forwarded. Servers clone a service for each request, and a clone of
+    /// what is inside can cost more than a hit. Behind a mutex, as few services are `Sync`.
+    inner: Mutex<S>,
     shared: Arc<Shared>,
 }
 
 impl<S> LruCache<S> {
     pub(crate) fn new(inner: S, shared: Arc<Shared>) -> Self {
-        Self { inner, shared }
+        Self { stack: Arc::new(Stack { inner: Mutex::new(inner), shared }) }
     }
+}
 
-    /// The service whose responses are cached.
-    pub fn inner(&self) -> &S {
-        &self.inner
+impl<S> Clone for LruCache<S> {
+    fn clone(&self) -> Self {
+        Self { stack: self.stack.clone() }
+    }
+}
+
+impl<S> fmt::Debug for LruCache<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LruCache").field("shared", &self.stack.shared).finish_non_exhaustive()
     }
 }
 
@@ -73,7 +87,7 @@ where
     }
 
     fn call(&mut self, mut request: Request<Q>) -> Self::Future {
-        let options = &self.shared.options;
+        let options = &self.stack.shared.options;
         if let Some(skip) = &options.skip_request {
             let (parts, body) = request.into_parts();
             let skipped = skip(&parts);
@@ -105,7 +119,7 @@ where
         }
         let (method, headers) = (request.method(), request.headers());
         let asked = Asked { method, headers, key: key.as_str(), noted };
-        let (mut response, outcome, missing) = match self.shared.look(asked, control) {
+        let (mut response, outcome, missing) = match self.stack.shared.look(asked, control) {
             Look::Answer(response, outcome) => (response, outcome, None),
             Look::Refresh(response, missing) => (response, CacheOutcome::Stale, Some(missing)),
             Look::Missing(missing) => return self.forward(request, key.to_key(), noted, missing),
@@ -117,10 +131,14 @@ where
                 self.fill(request, key.to_key(), noted, missing).refresh();
             }
             _ => {
-                // The request ends here, and its map serves the response: emptied, it keeps its memory.
                 let mut extensions = std::mem::take(request.extensions_mut());
-                extensions.clear();
-                extensions.insert(outcome);
+                if extensions.is_empty() && outcome == CacheOutcome::Hit {
+                    extensions = self.stack.shared.state.hit.clone();
+                } else {
+                    // The request ends here, and its map serves the response: emptied, it keeps its memory.
+                    extensions.clear();
+                    extensions.insert(outcome);
+                }
                 *response.extensions_mut() = extensions;
             }
         }
@@ -147,6 +165,12 @@ enum Look<B> {
 }
 
 impl<S: Clone> LruCache<S> {
+    /// What a request is forwarded with.
+    fn parts(&self) -> (Arc<Shared>, S) {
+        let Stack { inner, shared } = &*self.stack;
+        (shared.clone(), inner.lock().unwrap_or_else(PoisonError::into_inner).clone())
+    }
+
     fn fill<Q>(
         &self,
         request: Request<Q>,
@@ -156,7 +180,7 @@ impl<S: Clone> LruCache<S> {
     ) -> Fill<S, Q> {
         let Missing { forward, control, stale, vary } = missing;
         let client = client(&request, key, noted, control, forward);
-        let (shared, inner) = (self.shared.clone(), self.inner.clone());
+        let (shared, inner) = self.parts();
         Fill { shared, inner, request, client, stale, vary }
     }
 
@@ -173,7 +197,7 @@ impl<S: Clone> LruCache<S> {
         Q: Send + 'static,
         B: Content,
     {
-        let state = &self.shared.state;
+        let state = &self.stack.shared.state;
         count(&state.counters.misses);
         state.tell(CacheEvent::Miss(&key));
         let fill = self.fill(request, key, noted, missing);
@@ -196,9 +220,9 @@ impl<S: Clone> LruCache<S> {
         Q: Send + 'static,
         B: Content,
     {
-        count(&self.shared.state.counters.bypassed);
+        count(&self.stack.shared.state.counters.bypassed);
         let client = client(&request, key, noted, RequestControl::default(), Forward::Method);
-        let (shared, inner) = (self.shared.clone(), self.inner.clone());
+        let (shared, inner) = self.parts();
         ResponseFuture::boxed(write::write(shared, inner, request, client))
     }
 
@@ -209,9 +233,8 @@ impl<S: Clone> LruCache<S> {
         Q: Send + 'static,
         B: Content,
     {
-        let shared = self.shared.clone();
+        let (shared, inner) = self.parts();
         count(&shared.state.counters.bypassed);
-        let inner = self.inner.clone();
         let key = request.uri().path().to_owned();
         ResponseFuture::boxed(async move {
             let mut response = fetch::call(inner, request).await?.map(ResponseBody::inner);

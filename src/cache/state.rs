@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
-use http::HeaderMap;
+use http::{Extensions, HeaderMap};
 
 use super::clock::{Clock, Moment};
 use super::coalesce::{Flight, Flights};
@@ -12,6 +12,7 @@ use super::epoch::{Changes, Epoch};
 use super::event::{CacheEvent, Counters, count};
 use super::key::CacheKey;
 use super::options::Options;
+use super::outcome::CacheOutcome;
 use super::parts::Parts;
 use super::policy::no_vary_search::NoVarySearch;
 use super::shape::Shapes;
@@ -27,6 +28,8 @@ pub(crate) struct State {
     pub(crate) counters: Counters,
     pub(crate) shapes: Shapes,
     pub(crate) clock: Clock,
+    /// Of the response to a hit; to clone them costs less than to make them.
+    pub(crate) hit: Extensions,
     hook: OnceLock<Hook>,
     changes: Changes,
     searches: Mutex<LruCache<Box<str>, NoVarySearch>>,
@@ -46,12 +49,15 @@ pub(crate) enum Found {
 
 impl State {
     pub(crate) fn new(limits: &Limits) -> Self {
+        let mut hit = Extensions::new();
+        hit.insert(CacheOutcome::Hit);
         Self {
             store: Store::new(limits),
             flights: Arc::new(Flights::new()),
             counters: Counters::default(),
             shapes: Shapes::new(),
             clock: Clock::new(),
+            hit,
             hook: OnceLock::new(),
             changes: Changes::new(),
             searches: Mutex::new(LruCache::new(SEARCHES)),
@@ -92,6 +98,10 @@ impl State {
         }
         match resource {
             None => Found::Nothing,
+            // Handed on as it is: to count another reader is an atomic operation.
+            Some(Resource::One(stored)) if stored.head.is_selected_by(request) => {
+                Found::Selected(stored)
+            }
             Some(resource) => match resource.select(request) {
                 Some(stored) => Found::Selected(stored.clone()),
                 None => resource

@@ -3,14 +3,18 @@
 use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 
 use axum::body::Body;
 use bytes::Bytes;
 use graceful::cache::CacheOutcome;
+use http::Request;
 use http_body::{Frame, SizeHint};
 use http_body_util::BodyExt;
 use tokio::sync::mpsc;
+use tower::{Layer, Service, service_fn};
 
 use super::support::*;
 
@@ -268,4 +272,37 @@ async fn a_stored_body_is_not_copied_for_a_hit() {
         addresses.push((data.as_ptr(), data));
     }
     assert_eq!(addresses[0].0, addresses[1].0);
+}
+
+/// Counts its clones.
+struct Counted(Arc<AtomicUsize>);
+
+impl Clone for Counted {
+    fn clone(&self) -> Self {
+        self.0.fetch_add(1, Ordering::SeqCst);
+        Self(self.0.clone())
+    }
+}
+
+#[tokio::test]
+async fn a_hit_does_not_clone_the_service_inside() {
+    let clones = Arc::new(AtomicUsize::new(0));
+    let counted = Counted(clones.clone());
+    let layer = layer();
+    let handle = layer.handle();
+    let service = layer.layer(service_fn(move |_: Request<Body>| {
+        let _ = &counted;
+        async { Ok::<_, Infallible>(answer(&[("cache-control", "max-age=60")], "a")) }
+    }));
+    let mut outcomes = Vec::new();
+    for expected in [1, 1, 1] {
+        let response = service.clone().call(get("/", &[])).await.unwrap();
+        outcomes.push(*response.extensions().get::<CacheOutcome>().unwrap());
+        response.into_body().collect().await.unwrap();
+        while handle.is_empty() {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(clones.load(Ordering::SeqCst), expected);
+    }
+    assert_eq!(outcomes, [CacheOutcome::Miss, CacheOutcome::Hit, CacheOutcome::Hit]);
 }
