@@ -19,8 +19,10 @@ async fn main() -> std::io::Result<()> {
     let listener = TcpListener::bind("127.0.0.1:3000").await?;
     println!("http://{}/slow takes five seconds", listener.local_addr()?);
     tokio::select! {
-        result = async { axum::serve(listener, app).await } => result,
+        // In this order: Ctrl-C is listened to before the first request can come.
+        biased;
         () = stopped(drain) => Ok(()),
+        result = async { axum::serve(listener, app).await } => result,
     }
 }
 
