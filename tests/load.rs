@@ -6,7 +6,7 @@ mod support;
 
 use std::io;
 use std::net::SocketAddr;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UnixListener};
@@ -298,15 +298,9 @@ async fn a_process_shows_its_lines_and_its_exit_and_leaves_no_orphan() {
     assert_eq!(status.code(), Some(3));
     assert!(process.has_exited());
     assert!(!process.signal(nix::sys::signal::Signal::SIGTERM), "nothing to signal");
-    let since = Instant::now();
     // What marks it is not to be seen in the moment in which it becomes another program.
-    let orphans = loop {
-        let tree = process.tree();
-        if !tree.is_empty() || since.elapsed() > Duration::from_secs(20) {
-            break tree;
-        }
-        tokio::time::sleep(Duration::from_millis(1)).await;
-    };
+    support::until("the sleeper", || !process.tree().is_empty()).await;
+    let orphans = process.tree();
     assert_eq!(orphans.len(), 1, "the sleeper");
     assert!(support::procfs::descriptors(orphans[0]) > 0);
     assert!(support::procfs::resident_kib(orphans[0]) > 0);

@@ -105,6 +105,18 @@ impl Master {
         let _ = self.inputs.send(Input::Event(Event::Exited(id, why)));
     }
 
+    /// Starts the task that attends a worker; gives the way to tell it what to do.
+    pub(super) fn attend(
+        &self,
+        id: Id,
+        child: Child,
+        reader: wire::Reader,
+    ) -> mpsc::UnboundedSender<attend::Order> {
+        let (attendant, orders) = mpsc::unbounded_channel();
+        tokio::spawn(attend::attend(id, child, reader, orders, self.inputs.clone()));
+        attendant
+    }
+
     fn start(&mut self, id: Id, image: Option<Arc<Image>>) -> std::io::Result<Worker> {
         let (ours, theirs) = wire::pair()?;
         let (reader, writer) = wire::open(ours)?;
@@ -117,9 +129,7 @@ impl Master {
                 (pid, image)
             }
         };
-        let (attendant, orders) = mpsc::unbounded_channel();
-        let child = Child::new(pid);
-        tokio::spawn(attend::attend(id, child, reader, orders, self.inputs.clone()));
+        let attendant = self.attend(id, Child::new(pid), reader);
         let link = Link::new(writer);
         Ok(Worker { pid, image, link, attendant, reason: None, panic: None, unanswered: 0 })
     }

@@ -215,6 +215,11 @@ impl State {
         self.workers.iter().find(|worker| worker.phase == phase).map(|worker| worker.id)
     }
 
+    /// Whether somebody waits for the outcome of this worker's trial.
+    fn is_reload(&self, id: Id) -> bool {
+        self.workers.iter().any(|worker| worker.id == id && worker.reload)
+    }
+
     fn set(&mut self, id: Id, phase: Phase) {
         if let Some(worker) = self.workers.iter_mut().find(|worker| worker.id == id) {
             worker.phase = phase;
@@ -314,8 +319,7 @@ impl Step<'_> {
             self.drain(old, Some(id));
         }
         self.act(Action::Settle(id));
-        let reload = self.state.workers.iter().any(|worker| worker.id == id && worker.reload);
-        if reload {
+        if self.state.is_reload(id) {
             self.act(Action::Reloaded(Ok(id)));
         }
         self.next();
@@ -364,6 +368,11 @@ impl Step<'_> {
         self.lost(phase, reload, why);
     }
 
+    fn resume(&mut self, parked: Id) {
+        self.state.set(parked, Phase::Serving);
+        self.act(Action::Resume(parked));
+    }
+
     /// The one before it goes on; what has come to this one meanwhile is not lost.
     fn unfit(&mut self, id: Id, why: String) {
         if self.state.phase(id) != Some(Phase::Trial) {
@@ -373,10 +382,9 @@ impl Step<'_> {
             return self.unhealthy(id, why);
         };
         self.act(Action::Clear(Timer::Bake(id)));
-        self.state.set(parked, Phase::Serving);
-        self.act(Action::Resume(parked));
+        self.resume(parked);
         self.drain(id, Some(parked));
-        if self.state.workers.iter().any(|worker| worker.id == id && worker.reload) {
+        if self.state.is_reload(id) {
             self.act(Action::Reloaded(Err(why)));
         }
         self.next();
@@ -397,8 +405,7 @@ impl Step<'_> {
             }
             Phase::Starting | Phase::Trial if reload => {
                 if let Some(parked) = self.state.find(Phase::Parked) {
-                    self.state.set(parked, Phase::Serving);
-                    self.act(Action::Resume(parked));
+                    self.resume(parked);
                 }
                 self.act(Action::Reloaded(Err(why)));
             }

@@ -109,10 +109,9 @@ impl Master {
         };
         self.report.go_on();
         for (id, (child, reader)) in released {
+            let attendant = self.attend(id, child, reader);
             if let Some(worker) = self.workers.get_mut(&id) {
-                let (orders, receiver) = mpsc::unbounded_channel();
-                worker.attendant = orders;
-                tokio::spawn(attend::attend(id, child, reader, receiver, self.inputs.clone()));
+                worker.attendant = attendant;
             }
         }
         if candidate.attempts < ATTEMPTS {
@@ -256,9 +255,7 @@ impl Master {
             let (mut reader, writer) =
                 wire::open(descriptors.remove(worker.wire)?).map_err(failed)?;
             reader.preload(worker.read);
-            let (attendant, orders) = mpsc::unbounded_channel();
-            let child = Child::new(worker.pid);
-            tokio::spawn(attend::attend(worker.id, child, reader, orders, self.inputs.clone()));
+            let attendant = self.attend(worker.id, Child::new(worker.pid), reader);
             self.report.resumed(worker.id, worker.pid, image.clone(), worker.drain);
             let link = Link::new(writer);
             let (pid, reason, panic, unanswered) = (worker.pid, None, None, 0);
