@@ -108,6 +108,8 @@ impl Pipe {
         ours.set_nonblocking(true)?;
         let stream = UnixStream::from_std(ours)?;
         let id = low_level::pipe::register(signal.0, handlers)?;
+        #[cfg(target_os = "linux")]
+        crate::process::threads::handle_alone(signal.0)?;
         Ok(Self { signal, order, stream, id })
     }
 }
@@ -191,6 +193,10 @@ impl Signals {
     /// What is to be kept open for the next program.
     pub(crate) fn fds(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
         self.pipes.iter().map(|pipe| pipe.stream.as_fd())
+    }
+
+    pub(crate) fn numbers(&self) -> impl Iterator<Item = i32> {
+        self.pipes.iter().map(|pipe| pipe.signal.0)
     }
 
     pub(crate) fn leave(&self) -> Vec<Signalled> {

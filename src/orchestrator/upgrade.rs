@@ -177,6 +177,7 @@ impl Master {
             &state,
             &keep,
             self.report.environment(),
+            signals.numbers(),
             || {
                 order = signals.arrived();
                 order.is_none() && !signals.is_behind() && inputs.is_empty() && commands.is_empty()

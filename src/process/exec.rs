@@ -18,7 +18,7 @@ use {
     nix::{
         sys::{
             memfd::{MFdFlags, memfd_create},
-            signal::SigSet,
+            signal::{SigSet, Signal},
         },
         unistd::execve,
     },
@@ -30,6 +30,8 @@ use {
     },
 };
 
+#[cfg(target_os = "linux")]
+use super::threads::Shield;
 use super::{env as environment, fd, image::Image};
 
 /// Names the control descriptor of a worker and the process that may have sent it: `3:1234`.
@@ -111,7 +113,8 @@ const TAKEOVER: &str = "GRACEFUL_TAKEOVER";
 #[cfg(target_os = "linux")]
 impl Program {
     /// Executes the program at `path` in this process. It finds `state` with [`predecessor`], the
-    /// descriptors open, and every signal blocked; see [`unblock_signals`].
+    /// descriptors open, and signals blocked; see [`unblock_signals`]. None of `signals` is lost: it was
+    /// handled when `is_quiet` was asked, or waits for the new program.
     ///
     /// Returns only when it fails, and then everything is as before.
     pub(crate) fn replace(
@@ -120,9 +123,10 @@ impl Program {
         state: &[u8],
         keep: &[BorrowedFd<'_>],
         environment: &[(&str, OsString)],
+        signals: impl Iterator<Item = i32>,
         is_quiet: impl FnOnce() -> bool,
     ) -> io::Error {
-        match self.try_replace(path, state, keep, environment, is_quiet) {
+        match self.try_replace(path, state, keep, environment, signals, is_quiet) {
             Ok(never) => match never {},
             Err(error) => error,
         }
@@ -134,6 +138,7 @@ impl Program {
         state: &[u8],
         keep: &[BorrowedFd<'_>],
         environment: &[(&str, OsString)],
+        signals: impl Iterator<Item = i32>,
         is_quiet: impl FnOnce() -> bool,
     ) -> io::Result<Infallible> {
         let memory = memfd_create(c"graceful", MFdFlags::empty())?;
@@ -158,17 +163,28 @@ impl Program {
             fd::set_cloexec(*fd, false)?;
         }
         // From here until the new program listens: a signal's default action would end the process.
-        let failed = match SigSet::all().thread_block() {
-            Ok(()) if is_quiet() => execve(&path, &args, &variables).map_err(io::Error::from),
-            Ok(()) => Err(io::Error::new(io::ErrorKind::Interrupted, "a signal has come first")),
-            Err(errno) => Err(errno.into()),
-        };
+        let failed = block_signals().and_then(|()| {
+            let _shield = Shield::raise(signals)?;
+            if !is_quiet() {
+                let why = "a signal has come first";
+                return Err(io::Error::new(io::ErrorKind::Interrupted, why));
+            }
+            Ok(execve(&path, &args, &variables)?)
+        });
         unblock_signals();
         for fd in keep {
             fd::set_cloexec(*fd, true)?;
         }
         failed
     }
+}
+
+/// Blocks all but the one that means nothing by default, and by which threads are told to block more.
+#[cfg(target_os = "linux")]
+fn block_signals() -> io::Result<()> {
+    let mut signals = SigSet::all();
+    signals.remove(Signal::SIGURG);
+    Ok(signals.thread_block()?)
 }
 
 /// Lets the signals in that have waited since the program before this one was replaced.

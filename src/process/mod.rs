@@ -8,4 +8,6 @@ pub(crate) mod exec;
 pub(crate) mod fd;
 pub(crate) mod image;
 pub(crate) mod reap;
+#[cfg(target_os = "linux")]
+pub(crate) mod threads;
 pub(crate) mod wire;
