@@ -112,6 +112,89 @@ async fn every_state_of_a_connection_moves() {
     assert_eq!(response.await.expect("a response").headers()["x-generation"], "2");
 }
 
+/// What a handler does not read is read all the same: the connection may go on, and move.
+#[tokio::test]
+async fn a_body_that_nobody_reads_holds_no_connection() {
+    const LENGTH: usize = 200 * 1024;
+    let server = Setup::new().start().await;
+    // Of a path that takes no `POST`. What is sent of the body before the answer, after it, and in the drain.
+    let whole = |length: usize| format!("content-length: {length}\r\n\r\n");
+    let chunked = "transfer-encoding: chunked\r\n\r\n".to_owned();
+    let half = "x".repeat(LENGTH / 2);
+    let cases = [
+        (whole(10), "0123456789", "", ""),
+        (whole(10), "", "0123456789", ""),
+        (whole(10), "0123", "4", "56789"),
+        (whole(LENGTH), &*half, &*half, ""),
+        (whole(LENGTH), "", &*half, &*half),
+        (chunked.clone(), "4\r\nfour\r\n0\r\n\r\n", "", ""),
+        (chunked.clone(), "4\r\nfour\r\n", "0\r\n\r\n", ""),
+        (chunked, "4\r\nfo", "ur\r\n", "0\r\n\r\n"),
+    ];
+    let mut streams = Vec::new();
+    for (fields, before, after, _) in &cases {
+        let mut stream = connect(server.addr()).await;
+        send(&mut stream, &format!("POST / HTTP/1.1\r\nhost: x\r\n{fields}{before}")).await;
+        let text = answer(&mut stream).await;
+        assert!(text.starts_with("HTTP/1.1 405"), "{text}");
+        assert!(!text.contains("connection: close"), "{text}");
+        send(&mut stream, after).await;
+        streams.push(stream);
+    }
+    let since = Instant::now();
+    reload(&server, 2).await;
+    for (stream, (.., late)) in streams.iter_mut().zip(&cases) {
+        send(stream, late).await;
+        // Together with the rest, or after it.
+        send(stream, GET).await;
+        let text = answer(stream).await;
+        assert!(text.starts_with("HTTP/1.1 200"), "{text}");
+        assert!(!text.contains("connection: close"), "{text}");
+    }
+    server.one_worker().await;
+    // One that could not move would have been there for 15 s.
+    assert!(since.elapsed() < Duration::from_secs(10), "{:?}", since.elapsed());
+    for stream in &mut streams {
+        send(stream, GET).await;
+        assert_eq!(generation(&answer(stream).await), "2");
+    }
+}
+
+/// A drain that has begun changes nothing of that: the answer does not say goodbye.
+#[tokio::test]
+async fn a_body_that_is_left_unread_in_a_drain_holds_no_connection() {
+    let server = Setup::new().start().await;
+    let mut stream = connect(server.addr()).await;
+    let fields = "host: x\r\ncontent-length: 10\r\n\r\n";
+    send(&mut stream, &format!("POST /slow?ms=300 HTTP/1.1\r\n{fields}01234")).await;
+    reload(&server, 2).await;
+    let text = answer(&mut stream).await;
+    assert!(!text.contains("connection: close"), "{text}");
+    send(&mut stream, "56789").await;
+    server.one_worker().await;
+    send(&mut stream, GET).await;
+    assert_eq!(generation(&answer(&mut stream).await), "2");
+}
+
+/// Too long to be read for nothing, or of a client that may send it or not: the answer is the last one, says
+/// so, and arrives.
+#[tokio::test]
+async fn an_answer_to_a_long_body_that_nobody_reads_says_goodbye() {
+    let server = Setup::new().start().await;
+    let part = "x".repeat(100 * 1024);
+    for fields in ["content-length: 100000000", "content-length: 5\r\nexpect: 100-continue"] {
+        let mut stream = connect(server.addr()).await;
+        send(&mut stream, &format!("POST / HTTP/1.1\r\nhost: x\r\n{fields}\r\n\r\n")).await;
+        if !fields.contains("expect") {
+            send(&mut stream, &part).await;
+        }
+        let text = answer(&mut stream).await;
+        assert!(text.starts_with("HTTP/1.1 405"), "{text}");
+        assert!(text.contains("connection: close"), "{text}");
+        expect_end(&mut stream).await;
+    }
+}
+
 /// A connection on which eight bytes of the preface are already on their way.
 struct PrefaceRest(tokio::net::TcpStream);
 

@@ -97,6 +97,19 @@ async fn a_client_that_says_nothing_is_left() {
     took(since, Instant::now(), HEADER);
 }
 
+/// Whoever closes both ways at once resets a client that is still writing, and may cost it its last answer.
+#[tokio::test]
+async fn a_connection_that_the_server_closes_first_is_not_reset() {
+    let server = start().await;
+    let mut raw = Raw::connect(server.addr()).await;
+    raw.send(GET).await;
+    assert_eq!(raw.answer().await.expect("an answer").status, 200);
+    assert_eq!(raw.answer().await, None);
+    // A reset would have come back by the time that the first is written, and the second would fail.
+    raw.send("GET / HTTP").await;
+    raw.send("/1.1\r\n").await;
+}
+
 #[tokio::test]
 async fn an_idle_connection_is_closed_after_its_time() {
     let server = start().await;

@@ -244,15 +244,6 @@ impl Stream {
         };
         socket.peek(&mut byte).is_ok_and(|length| length > 0)
     }
-
-    /// Whether its end is more than the end of the transport, so that it must be said.
-    pub(crate) fn is_tls(&self) -> bool {
-        match self {
-            Self::Tcp(_) | Self::Unix(_) => false,
-            #[cfg(feature = "tls")]
-            Self::Tls(_) => true,
-        }
-    }
 }
 
 impl UnixPeer {

@@ -93,10 +93,7 @@ where
         match wish {
             Wish::Cut => return,
             Wish::Close if bytes.is_empty() && !stream.has_input() => {
-                if stream.is_tls() {
-                    close(stream, &mut watch).await;
-                }
-                return;
+                return leave(stream, &mut watch).await;
             }
             // A request has come after all. In a drain its answer will say goodbye, however long
             // that takes.
@@ -373,6 +370,7 @@ where
             if Pin::new(&mut http).poll(cx).is_ready() {
                 return Poll::Ready(None);
             }
+            connection.poll_rest(cx);
             watch.poll(cx, || closing.is_none() && connection.is_idle()).map(Some)
         })
         .await;
@@ -386,6 +384,8 @@ where
             Some(wish) => {
                 // It has to flush what it holds. Then it believes to close; `Io` knows better.
                 Pin::new(&mut http).graceful_shutdown();
+                // Whoever has not sent it by now is not waited for.
+                connection.drop_rest();
                 closing = Some(wish);
             }
         }
@@ -421,18 +421,34 @@ async fn refuse(mut stream: Stream, watch: &mut Watch) {
 }
 
 /// Closes our side, and theirs when they have had the time to read what is on its way.
-async fn close(mut stream: Stream, watch: &mut Watch) {
-    let lingering = async {
-        if stream.shutdown().await.is_err() {
-            return;
-        }
-        let mut ignored = [0; 1024];
-        while stream.read(&mut ignored).await.is_ok_and(|length| length > 0) {}
-    };
+async fn close(stream: Stream, watch: &mut Watch) {
     tokio::select! {
-        _ = timeout(LINGER, lingering) => {}
+        _ = timeout(LINGER, linger(stream)) => {}
         () = watch.cut() => {}
     }
+}
+
+/// The same for a connection that has had its answers: not waited for, so that no stop takes longer for it.
+async fn leave(mut stream: Stream, watch: &mut Watch) {
+    let shut = tokio::select! {
+        shut = timeout(LINGER, stream.shutdown()) => shut.is_ok_and(|shut| shut.is_ok()),
+        () = watch.cut() => false,
+    };
+    if shut {
+        tokio::spawn(timeout(LINGER, ignore(stream)));
+    }
+}
+
+async fn linger(mut stream: Stream) {
+    if stream.shutdown().await.is_ok() {
+        ignore(stream).await;
+    }
+}
+
+/// Reads until the client has closed its side.
+async fn ignore(mut stream: Stream) {
+    let mut ignored = [0; 1024];
+    while stream.read(&mut ignored).await.is_ok_and(|length| length > 0) {}
 }
 
 async fn http2<S, B>(io: Io, app: S, peer: Peer, mut watch: Watch)

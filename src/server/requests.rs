@@ -3,20 +3,27 @@
 use std::{
     collections::HashMap,
     fmt,
+    pin::Pin,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError, Weak,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
-    task::Waker,
+    task::{Context as TaskContext, Poll, Waker},
     time::{Duration, Instant},
 };
 
 use http::{Method, Uri, uri::PathAndQuery};
+use http_body::Body as _;
+use hyper::body::Incoming;
 use serde::{Deserialize, Serialize};
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::{Context, HandOver, Phase};
 use crate::drain::DrainGuard;
+
+/// So much of a body that the application has left unread is read all the same, so that the connection can
+/// go on. As much as Go's server reads.
+const MAX_REST: u64 = 256 * 1024;
 
 /// A request that did not end before the deadline.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -66,10 +73,15 @@ pub(crate) struct Connection {
     id: u64,
     context: Arc<Context>,
     requests: Mutex<Requests>,
-    /// The body of the latest request was read to its end, so what follows is a new request.
-    clean: AtomicBool,
+    /// What the latest request is called (see `unread`) while its body was not read to its end. Zero when
+    /// it was: what follows is a new request.
+    unread: AtomicU64,
+    /// There is a rest of a body to be read.
+    has_rest: AtomicBool,
     /// One side has said that no request follows (RFC 9112, section 9.6).
     last: AtomicBool,
+    /// What is left of a body will not be read, so that nothing can follow.
+    given_up: AtomicBool,
     upgrading: AtomicBool,
     /// It cannot move to the next worker.
     stays: AtomicBool,
@@ -91,11 +103,28 @@ struct Requests {
     in_flight: Vec<Request>,
     /// The request that became another protocol; it ends with the connection.
     upgraded: Option<RequestGuard>,
+    /// What the application has not read of a body.
+    rest: Option<Rest>,
+}
+
+#[derive(Debug)]
+struct Rest {
+    /// Whose it is.
+    request: u64,
+    body: Incoming,
+    /// How much of it may still come.
+    most: u64,
+}
+
+/// How a request is called whose body was not read. Never zero.
+fn unread(request: u64) -> u64 {
+    request + 1
 }
 
 impl Requests {
     fn new() -> Self {
-        Self { begun: 0, idle_since: Instant::now(), in_flight: Vec::new(), upgraded: None }
+        let (in_flight, upgraded, rest) = Default::default();
+        Self { begun: 0, idle_since: Instant::now(), in_flight, upgraded, rest }
     }
 }
 
@@ -183,8 +212,10 @@ impl Connection {
             id,
             context,
             requests: Mutex::new(Requests::new()),
-            clean: AtomicBool::new(true),
+            unread: AtomicU64::new(0),
+            has_rest: AtomicBool::new(false),
             last: AtomicBool::new(false),
+            given_up: AtomicBool::new(false),
             upgrading: AtomicBool::new(false),
             stays: AtomicBool::new(false),
             read: AtomicBool::new(false),
@@ -211,32 +242,112 @@ impl Connection {
         has_body: bool,
     ) -> RequestGuard {
         let guard = self.context.requests.guard();
-        self.clean.store(!has_body, Ordering::Release);
         self.read.store(false, Ordering::Relaxed);
         let (method, path) = (method.clone(), uri.path_and_query().cloned());
         let since = Instant::now();
         let mut requests = lock(&self.requests);
         let id = requests.begun;
         requests.begun += 1;
+        self.unread.store(if has_body { unread(id) } else { 0 }, Ordering::Release);
         requests.in_flight.push(Request { id, method, path, since });
         drop(requests);
         RequestGuard { id, connection: self.clone(), _guard: guard }
     }
 
-    /// The body of the latest request has ended.
-    pub(crate) fn body_ended(&self) {
-        self.read.store(false, Ordering::Relaxed);
-        self.clean.store(true, Ordering::Release);
+    /// The body of a request was read to its end.
+    pub(crate) fn body_ended(&self, request: u64) {
+        // Not when it is an older one: hyper may have read the next head before this end was taken from it.
+        let exchanged =
+            self.unread.compare_exchange(unread(request), 0, Ordering::AcqRel, Ordering::Relaxed);
+        if exchanged.is_ok() {
+            self.read.store(false, Ordering::Relaxed);
+        }
+    }
+
+    /// Takes what the application has not read of a body. hyper alone would close the connection, without a
+    /// word, where the rest has not arrived yet; and where it has, nobody outside could know.
+    pub(crate) fn leave(&self, request: u64, body: Incoming) {
+        if body.size_hint().lower() > MAX_REST {
+            return self.give_up();
+        }
+        // Nothing follows it, or no request: hyper shall not wait for it.
+        if self.last.load(Ordering::Acquire) || self.is_upgrading() {
+            return;
+        }
+        let rest = Rest { request, body, most: MAX_REST };
+        // The one before it was read to its end, or this request could not have begun.
+        let before = lock(&self.requests).rest.replace(rest);
+        drop(before);
+        self.has_rest.store(true, Ordering::Release);
+        // The application may have let go of it on another thread.
+        self.waker.wake_by_ref();
+    }
+
+    /// The rest of a body will not be read: the answer has to say that nothing can follow it.
+    pub(crate) fn give_up(&self) {
+        self.given_up.store(true, Ordering::Release);
+        self.set_last();
+    }
+
+    /// Reads what is left of a body, if there is one, once its request is answered: before that, a client
+    /// that waits for `100 Continue` would be told to send it.
+    pub(crate) fn poll_rest(&self, cx: &mut TaskContext<'_>) {
+        if !self.has_rest.load(Ordering::Acquire) {
+            return;
+        }
+        let mut requests = lock(&self.requests);
+        if !requests.in_flight.is_empty() {
+            return;
+        }
+        let Some(mut rest) = requests.rest.take() else { return };
+        drop(requests);
+        let ended = loop {
+            match Pin::new(&mut rest.body).poll_frame(cx) {
+                Poll::Ready(None) => break true,
+                Poll::Ready(Some(Ok(frame))) => {
+                    let length = frame.data_ref().map_or(0, |data| data.len() as u64);
+                    match rest.most.checked_sub(length) {
+                        _ if rest.body.is_end_stream() => break true,
+                        Some(most) => rest.most = most,
+                        None => break false,
+                    }
+                }
+                Poll::Ready(Some(Err(_))) => break false,
+                Poll::Pending => {
+                    lock(&self.requests).rest = Some(rest);
+                    return;
+                }
+            }
+        };
+        self.has_rest.store(false, Ordering::Release);
+        if ended {
+            self.body_ended(rest.request);
+        }
+    }
+
+    /// Lets go of what is left of a body, so that hyper closes.
+    pub(crate) fn drop_rest(&self) {
+        if self.has_rest.load(Ordering::Relaxed) && self.has_rest.swap(false, Ordering::AcqRel) {
+            let rest = lock(&self.requests).rest.take();
+            // After the lock is released, as it wakes the task.
+            drop(rest);
+        }
     }
 
     /// No request follows the ones that have begun.
     pub(crate) fn set_last(&self) {
         self.last.store(true, Ordering::Release);
+        self.drop_rest();
+    }
+
+    /// Whether the body of the latest request was read to its end.
+    fn is_clean(&self) -> bool {
+        self.unread.load(Ordering::Acquire) == 0
     }
 
     /// Whether the bytes after those that hyper has consumed are the start of a new request.
     pub(crate) fn may_go_on(&self) -> bool {
-        self.clean.load(Ordering::Acquire) && !self.last.load(Ordering::Acquire)
+        self.is_clean() && !self.last.load(Ordering::Acquire)
     }
 
     /// The handshake is made.
@@ -261,14 +372,26 @@ impl Connection {
         self.may_go_on() && !self.stays.load(Ordering::Acquire)
     }
 
+    /// Whether it can when the rest of a body is read.
+    fn can_move_soon(&self) -> bool {
+        self.has_rest.load(Ordering::Acquire)
+            && !self.last.load(Ordering::Acquire)
+            && !self.stays.load(Ordering::Acquire)
+    }
+
     /// Whether the answer that is made now has to be the last one here.
     pub(crate) fn says_goodbye(&self) -> bool {
+        if self.given_up.load(Ordering::Acquire) {
+            return true;
+        }
         if !self.context.requests.is_draining() {
             return false;
         }
         match self.context.phase() {
             // The client will not notice that another process answers it next.
-            Phase::Draining { hand_over: HandOver::Soon | HandOver::Now, .. } => !self.can_move(),
+            Phase::Draining { hand_over: HandOver::Soon | HandOver::Now, .. } => {
+                !self.can_move() && !self.can_move_soon()
+            }
             Phase::Draining { .. } | Phase::Serving | Phase::Cut => true,
         }
     }
@@ -285,7 +408,7 @@ impl Connection {
 
     /// Whether a part of the next request's head was read, if nothing is in flight.
     pub(crate) fn has_part(&self) -> bool {
-        self.read.load(Ordering::Relaxed) && self.clean.load(Ordering::Acquire)
+        self.read.load(Ordering::Relaxed) && self.is_clean()
     }
 
     /// Since when the client owes a request, and whether it has made one before.
@@ -327,7 +450,11 @@ impl Connection {
 }
 
 impl RequestGuard {
-    pub(crate) fn connection(&self) -> &Connection {
+    pub(crate) fn id(&self) -> u64 {
+        self.id
+    }
+
+    pub(crate) fn connection(&self) -> &Arc<Connection> {
         &self.connection
     }
 
@@ -335,6 +462,7 @@ impl RequestGuard {
     pub(crate) fn upgrade(self) {
         let connection = self.connection.clone();
         connection.upgrading.store(true, Ordering::Release);
+        connection.drop_rest();
         lock(&connection.requests).upgraded = Some(self);
     }
 }

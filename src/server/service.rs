@@ -11,7 +11,8 @@ use axum::{
     extract::ConnectInfo,
 };
 use http::{
-    HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version, header::CONNECTION,
+    HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version,
+    header::{CONNECTION, EXPECT},
 };
 use http_body::{Body as _, Frame, SizeHint};
 use hyper::body::Incoming;
@@ -53,8 +54,9 @@ where
             self.connection.set_last();
         }
         let connect = *request.method() == Method::CONNECT;
+        let expects = has_body && request.headers().contains_key(EXPECT);
         let mut request = request.map(|body| match has_body {
-            true => Body::new(RequestBody { inner: body, connection: self.connection.clone() }),
+            true => Body::new(RequestBody::new(body, &guard, http1, expects)),
             false => Body::empty(),
         });
         // Room is made for three, and axum adds one: a third of ours would move them all.
@@ -185,11 +187,24 @@ fn has_token(headers: &HeaderMap, token: &str) -> bool {
     })
 }
 
-/// A request body that tells its connection when it was read to its end.
+/// A request body that tells its connection when it was read to its end, and leaves to it what was not.
 #[derive(Debug)]
 struct RequestBody {
-    inner: Incoming,
+    /// `None` at its end.
+    inner: Option<Incoming>,
     connection: Arc<Connection>,
+    request: u64,
+    /// On HTTP/2 a stream ends alone.
+    http1: bool,
+    /// The client waits for `100 Continue`, which hyper sends when it is first asked for the body.
+    expects: bool,
+}
+
+impl RequestBody {
+    fn new(inner: Incoming, guard: &RequestGuard, http1: bool, expects: bool) -> Self {
+        let (connection, request) = (guard.connection().clone(), guard.id());
+        Self { inner: Some(inner), connection, request, http1, expects }
+    }
 }
 
 impl http_body::Body for RequestBody {
@@ -201,18 +216,34 @@ impl http_body::Body for RequestBody {
         cx: &mut TaskContext<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
         let this = self.get_mut();
-        let frame = ready!(Pin::new(&mut this.inner).poll_frame(cx));
-        if frame.is_none() || this.inner.is_end_stream() {
-            this.connection.body_ended();
+        let Some(inner) = &mut this.inner else { return Poll::Ready(None) };
+        this.expects = false;
+        let frame = ready!(Pin::new(&mut *inner).poll_frame(cx));
+        if frame.is_none() || inner.is_end_stream() {
+            this.inner = None;
+            this.connection.body_ended(this.request);
+        } else if matches!(frame, Some(Err(_))) {
+            this.inner = None;
         }
         Poll::Ready(frame)
     }
 
     fn is_end_stream(&self) -> bool {
-        self.inner.is_end_stream()
+        self.inner.as_ref().is_none_or(Incoming::is_end_stream)
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.inner.size_hint()
+        self.inner.as_ref().map_or_else(|| SizeHint::with_exact(0), Incoming::size_hint)
+    }
+}
+
+impl Drop for RequestBody {
+    fn drop(&mut self) {
+        match self.inner.take().filter(|_| self.http1) {
+            // It may now send the body or not (RFC 9110, section 10.1.1).
+            Some(_) if self.expects => self.connection.give_up(),
+            Some(rest) => self.connection.leave(self.request, rest),
+            None => {}
+        }
     }
 }
