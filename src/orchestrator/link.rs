@@ -6,7 +6,7 @@ use tokio::{
     task::JoinHandle,
 };
 
-use crate::process::wire::Writer;
+use crate::process::wire::{Frame, Writer};
 
 /// Sends messages without ever waiting: a peer that does not read must not stop the loop that
 /// decides.
@@ -36,7 +36,15 @@ impl<T: Serialize + Send + Sync + 'static> Link<T> {
                     }
                 };
                 let fds: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
-                if let Err(error) = writer.send(&message, &fds).await {
+                let mut frame = match Frame::new(&message, fds.len()) {
+                    Ok(frame) => frame,
+                    // Nothing of it was sent; what follows must be.
+                    Err(error) => {
+                        tracing::error!(%error, "a message is lost");
+                        continue;
+                    }
+                };
+                if let Err(error) = writer.progress(&mut frame, &fds).await {
                     // The reading side meets the end of the stream and says what follows from it.
                     tracing::debug!(%error, "the wire is cut");
                     return;
@@ -66,5 +74,23 @@ impl<T: Serialize + Send + Sync + 'static> Link<T> {
         drop(self.queue);
         // It cannot panic and nobody aborts it.
         let _ = self.writing.await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::process::wire;
+
+    #[tokio::test]
+    async fn a_message_that_is_too_large_does_not_silence_those_after_it() {
+        let (ours, theirs) = wire::pair().unwrap();
+        let (mut reader, _writer) = wire::open(theirs).unwrap();
+        let (_reader, writer) = wire::open(ours).unwrap();
+        let link = Link::new(writer);
+        link.send("x".repeat(2 << 20));
+        link.send("after".to_owned());
+        assert_eq!(reader.receive::<String>().await.unwrap().unwrap().0, "after");
+        assert!(link.flush().await);
     }
 }

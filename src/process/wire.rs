@@ -5,7 +5,7 @@ use std::{
     collections::VecDeque,
     io::{self, IoSlice, IoSliceMut},
     os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd},
-    sync::Arc,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use nix::sys::socket::{
@@ -18,9 +18,22 @@ use tokio::{io::Interest, net::UnixStream};
 /// A frame longer than this is garbage: the largest ones are lists of cut requests.
 const MAX_FRAME: usize = 1 << 20;
 /// Descriptors in one `sendmsg` (Linux allows 253).
-const MAX_FDS: usize = 64;
+pub(crate) const MAX_FDS: usize = 64;
+/// A text from outside that becomes part of a message: a path, the words of a panic.
+const MAX_TEXT: usize = 1024;
+/// The kernel takes so much of a stream as a whole or not at all (`unix_stream_sendmsg` cuts it into buffers of
+/// 32 KiB at least).
+const ATOMIC: usize = 16 * 1024;
 /// Length of the JSON text and number of descriptors, both as big-endian `u32`.
 const HEAD: usize = 8;
+
+/// The beginning of a text, so that the message with it has room on the wire.
+pub(crate) fn short(text: &str) -> String {
+    match text.len() > MAX_TEXT {
+        true => format!("{}…", &text[..text.floor_char_boundary(MAX_TEXT)]),
+        false => text.to_owned(),
+    }
+}
 
 /// The two ends of a new wire: ours, and the one that a child will inherit.
 pub(crate) fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
@@ -41,7 +54,7 @@ pub(crate) fn open(fd: OwnedFd) -> io::Result<(Reader, Writer)> {
     super::fd::set_nonblocking(fd.as_fd())?;
     let stream = Arc::new(UnixStream::from_std(fd.into())?);
     let reader = Reader { stream: stream.clone(), bytes: Vec::new(), fds: VecDeque::new() };
-    Ok((reader, Writer { stream }))
+    Ok((reader, Writer { stream, is_inside: Arc::default() }))
 }
 
 /// The receiving half.
@@ -57,6 +70,8 @@ pub(crate) struct Reader {
 #[derive(Debug)]
 pub(crate) struct Writer {
     stream: Arc<UnixStream>,
+    /// Whether a frame is sent in part.
+    is_inside: Arc<Mutex<bool>>,
 }
 
 impl Reader {
@@ -170,17 +185,26 @@ fn receive(fd: RawFd, bytes: &mut Vec<u8>, fds: &mut VecDeque<OwnedFd>) -> io::R
 
 /// A way to say one last thing at once, from a process that may be gone at the next moment.
 #[derive(Debug)]
-pub(crate) struct LastWords(OwnedFd);
+pub(crate) struct LastWords {
+    fd: OwnedFd,
+    is_inside: Arc<Mutex<bool>>,
+}
 
 impl LastWords {
-    /// Sends the message if there is room for it; does not wait.
+    /// Sends the message if there is room for it, and no other one is sent in part; does not wait.
     pub(crate) fn send<T: Serialize>(&self, message: &T) {
-        if let Ok(frame) = Frame::new(message, 0) {
-            // One call, so that it does not mix with what the writer sends. Nobody is left to tell
-            // when it fails.
-            let _ = send(self.0.as_fd(), &frame.bytes, &[]);
+        let Ok(frame) = Frame::new(message, 0) else { return };
+        let is_inside = lock(&self.is_inside);
+        // More than that the kernel may take in part, and nobody would send the rest.
+        if !*is_inside && frame.bytes.len() <= ATOMIC {
+            // Nobody is left to tell when it fails.
+            let _ = send(self.fd.as_fd(), &frame.bytes, &[]);
         }
     }
+}
+
+fn lock(is_inside: &Mutex<bool>) -> MutexGuard<'_, bool> {
+    is_inside.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// A message on its way.
@@ -209,7 +233,8 @@ impl Frame {
 
 impl Writer {
     pub(crate) fn last_words(&self) -> io::Result<LastWords> {
-        Ok(LastWords(self.stream.as_fd().try_clone_to_owned()?))
+        let fd = self.stream.as_fd().try_clone_to_owned()?;
+        Ok(LastWords { fd, is_inside: self.is_inside.clone() })
     }
 
     /// Sends a message and copies of the descriptors.
@@ -241,9 +266,15 @@ impl Writer {
             // They go with the first byte, so they are there when the frame is complete.
             let fds = if frame.sent == 0 { fds } else { &[] };
             let socket = self.stream.as_fd();
+            // Held while it is sent: last words come before a frame or after it.
+            let mut is_inside = lock(&self.is_inside);
             match self.stream.try_io(Interest::WRITABLE, || send(socket, rest, fds)) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                result => frame.sent += result?,
+                result => {
+                    let sent = result?;
+                    *is_inside = sent < rest.len();
+                    frame.sent += sent;
+                }
             }
         }
         Ok(())
@@ -305,6 +336,35 @@ mod tests {
         sent.unwrap();
         assert_eq!(received.unwrap().unwrap().0, long);
         assert!(writer.send(&"x".repeat(MAX_FRAME), &[]).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn last_words_come_whole_and_never_inside_a_frame() {
+        let (mut reader, mut writer) = wire().await;
+        let last_words = writer.last_words().unwrap();
+        // More than the kernel takes at once, while nobody reads.
+        let mut long = Frame::new(&"x".repeat(900_000), 0).unwrap();
+        while long.sent == 0 {
+            tokio::select! {
+                _ = writer.progress(&mut long, &[]) => panic!("nobody reads"),
+                () = tokio::task::yield_now() => {}
+            }
+        }
+        last_words.send(&"inside");
+        let (sent, received) =
+            tokio::join!(writer.progress(&mut long, &[]), reader.receive::<String>());
+        sent.unwrap();
+        assert_eq!(received.unwrap().unwrap().0.len(), 900_000);
+        last_words.send(&"x".repeat(ATOMIC));
+        last_words.send(&"after");
+        assert_eq!(reader.receive::<String>().await.unwrap().unwrap().0, "after");
+    }
+
+    #[test]
+    fn a_long_text_is_cut_between_characters() {
+        let text = format!("{}ä", "x".repeat(MAX_TEXT - 1));
+        assert_eq!(short(&text), format!("{}…", "x".repeat(MAX_TEXT - 1)));
+        assert_eq!(short("short"), "short");
     }
 
     #[tokio::test]

@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::{Context, HandOver, Phase};
-use crate::drain::DrainGuard;
+use crate::{drain::DrainGuard, process::wire::short};
 
 /// So much of a body that the application has left unread is read all the same, so that the connection can
 /// go on. As much as Go's server reads.
@@ -439,8 +439,8 @@ impl Connection {
     fn named(&self, which: impl Fn(Instant) -> bool) -> Vec<CutRequest> {
         let upgraded = self.is_upgrading();
         let cut = |request: &Request| CutRequest {
-            method: request.method.to_string(),
-            path: request.path.as_ref().map_or("", PathAndQuery::path).to_owned(),
+            method: short(request.method.as_str()),
+            path: short(request.path.as_ref().map_or("", PathAndQuery::path)),
             age: request.since.elapsed(),
             upgraded,
         };
