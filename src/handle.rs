@@ -220,7 +220,7 @@ impl Handle {
     /// worker gets that same socket: for UDP, where nothing that arrives meanwhile is lost, or for a
     /// listener of another protocol.
     ///
-    /// Waits until the server runs. In a single process, and after a restart of the whole server, it
+    /// Waits until the server runs, or builds the application (`serve_with`). In a single process, and after a restart of the whole server, it
     /// just calls `bind`. The old and the new worker share the socket while both run: each should stop
     /// to read when it is [`draining`](Self::draining). What a generation and the one after it have not
     /// asked for is closed.
@@ -287,6 +287,9 @@ impl Handle {
     /// Waits until the generation before this one has retired: until its `on_retire` hooks have run, or
     /// it has ended. At once in a first generation and in a single process. The moment to start what
     /// must not run twice, such as a scheduler.
+    ///
+    /// That is never before this generation serves: an application that waits for it while it is built
+    /// (`serve_with`) is never ready. Let a task wait.
     ///
     /// # Cancel safety
     ///

@@ -359,7 +359,9 @@ impl<A> Serve<A> {
     }
 
     /// A path that the master asks the new worker for, over its own listener, during the trial of
-    /// [`bake_time`](Self::bake_time): an answer other than 2xx, or none, and the old worker goes on.
+    /// [`bake_time`](Self::bake_time): an answer other than 2xx, or none, and the old worker goes on. Asked
+    /// without TLS where the worker has such a listener; else with TLS, whatever the certificate is, but without
+    /// one of its own: where every listener demands that, use [`health_check_with`](Self::health_check_with).
     /// Default: off.
     pub fn health_check(mut self, path: impl Into<String>) -> Self {
         self.options.health_check = Some(path.into());
@@ -563,6 +565,7 @@ impl<A: Apps> Serve<A> {
     /// Finds out what this process is.
     fn role(&self) -> Result<Role, Error> {
         orchestrator::check(&self.options)?;
+        orchestrator::check_health(&self.options)?;
         if self.options.watch_interval.is_zero() {
             return Err(Error::config("cannot watch workers at an interval of 0"));
         }

@@ -4,6 +4,7 @@
 mod support;
 
 use std::net::UdpSocket;
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use graceful::Handle;
@@ -16,9 +17,21 @@ use support::until;
 #[test]
 #[ignore = "the server that the tests start"]
 fn server() {
-    let app = support::app::app(support::server::generation);
-    let server = support::server::options(graceful::serve(app));
+    static HANDLE: OnceLock<Handle> = OnceLock::new();
+    let build = async || {
+        let app = support::app::app(support::server::generation);
+        if std::env::var_os("TEST_EARLY").is_some() {
+            // While the application is built; it could not be without.
+            let handle = HANDLE.get().expect("set before it runs");
+            let bind = || UdpSocket::bind("127.0.0.1:0");
+            let socket = handle.socket("early", bind).await.map_err(std::io::Error::other)?;
+            println!("early on {}", socket.local_addr()?);
+        }
+        Ok::<_, std::io::Error>(app)
+    };
+    let server = support::server::options(graceful::serve_with(build));
     let handle = server.handle();
+    HANDLE.set(handle.clone()).expect("set once");
     let server = server.on_ready(move |_| {
         tokio::spawn(echo(handle.clone()));
     });
@@ -124,4 +137,20 @@ async fn a_single_process_binds_for_itself() {
     let server = Setup::new().single().start().await;
     let addr = address(&server, 0).await;
     assert_eq!(ask(&client(&addr)), 0);
+}
+
+#[tokio::test]
+async fn an_application_may_ask_while_it_is_built() {
+    for (setup, workers) in [(Setup::new(), 2), (Setup::new().single(), 1)] {
+        let server = setup.env("TEST_EARLY", 1).start().await;
+        if workers == 2 {
+            server.process.signal(Signal::SIGHUP);
+            server.generation(2).await;
+        }
+        let lines = server.process.lines();
+        let early = lines.iter().filter_map(|line| line.split_once("early on "));
+        let early: Vec<_> = early.map(|(_, address)| address).collect();
+        assert_eq!(early.len(), workers);
+        assert!(early.iter().all(|address| *address == early[0]), "the same socket: {early:?}");
+    }
 }

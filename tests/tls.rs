@@ -175,6 +175,18 @@ async fn a_client_can_be_asked_for_its_certificate() {
 }
 
 #[tokio::test]
+async fn a_health_check_speaks_tls_where_all_listeners_do() {
+    let fixture = Fixture::new();
+    for (path, outcome) in [("/", "reloaded: 2 "), ("/nowhere", "was answered with 404")] {
+        let setup = fixture.setup().bake(Duration::from_secs(1));
+        let server = setup.env("TEST_HEALTH", path).start().await;
+        server.process.signal(Signal::SIGHUP);
+        let line = server.process.line("reload").await;
+        assert!(line.contains(outcome), "{line}");
+    }
+}
+
+#[tokio::test]
 async fn a_reload_renews_the_certificate_and_a_bad_one_changes_nothing() {
     let fixture = Fixture::new();
     let server = fixture.setup().start().await;

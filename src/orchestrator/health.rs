@@ -15,7 +15,8 @@ use tokio::{
     time::{Instant, sleep_until, timeout_at},
 };
 
-use crate::{BoxError, listener::SocketAddress};
+use super::Options;
+use crate::{BoxError, error::Error, listener::SocketAddress};
 
 /// How often a worker on trial is asked.
 const INTERVAL: Duration = Duration::from_millis(250);
@@ -43,15 +44,32 @@ where
     })
 }
 
+/// Finds what no worker could pass, and what would ask none.
+pub(crate) fn check_options(options: &Options) -> Result<(), Error> {
+    if let Some(path) = &options.health_check
+        && !(path.starts_with('/') && path.bytes().all(|byte| byte.is_ascii_graphic()))
+    {
+        let why =
+            "a path begins with a slash, and spaces and what is not ASCII are percent-encoded";
+        return Err(Error::config(format!("cannot check health at {path:?}: {why}")));
+    }
+    let asks = options.health_check.is_some() || !options.own_checks.is_empty();
+    if asks && options.bake_time.is_zero() {
+        return Err(Error::config("cannot check health during a trial (bake_time) of 0"));
+    }
+    Ok(())
+}
+
 /// Asks for `path` until the trial is over. Completes with the reason when an answer is not a success
 /// (2xx) or does not come; the listener is shared, but the parked worker does not accept, so it is the new
 /// one that answers.
 pub(super) async fn watch(
     address: SocketAddress,
+    tls: bool,
     path: String,
     trial: Duration,
 ) -> Result<(), String> {
-    repeat(|| get(&address, &path), &path, trial).await
+    repeat(|| get(&address, tls, &path), &path, trial).await
 }
 
 /// Asks this process until the trial is over.
@@ -66,8 +84,8 @@ async fn all(checks: &[Check]) -> Result<(), String> {
     Ok(())
 }
 
-async fn get(address: &SocketAddress, path: &str) -> Result<(), String> {
-    match ask(address, path).await {
+async fn get(address: &SocketAddress, tls: bool, path: &str) -> Result<(), String> {
+    match ask(address, tls, path).await {
         Ok(status) if status.starts_with('2') => Ok(()),
         Ok(status) => Err(format!("its health check {path} was answered with {status}")),
         Err(error) => Err(format!("its health check {path} failed: {error}")),
@@ -94,7 +112,7 @@ where
     }
 }
 
-async fn ask(address: &SocketAddress, path: &str) -> io::Result<String> {
+async fn ask(address: &SocketAddress, tls: bool, path: &str) -> io::Result<String> {
     match address {
         SocketAddress::Ip(address) => {
             let mut address = *address;
@@ -103,14 +121,28 @@ async fn ask(address: &SocketAddress, path: &str) -> io::Result<String> {
                 IpAddr::V6(ip) if ip.is_unspecified() => address.set_ip(Ipv6Addr::LOCALHOST.into()),
                 _ => {}
             }
-            status(TcpStream::connect(address).await?, path).await
+            speak(TcpStream::connect(address).await?, tls, path).await
         }
         SocketAddress::Unix(address) => {
             let stream = std::os::unix::net::UnixStream::connect_addr(address)?;
             stream.set_nonblocking(true)?;
-            status(UnixStream::from_std(stream)?, path).await
+            speak(UnixStream::from_std(stream)?, tls, path).await
         }
     }
+}
+
+async fn speak(
+    stream: impl AsyncRead + AsyncWrite + Unpin,
+    tls: bool,
+    path: &str,
+) -> io::Result<String> {
+    #[cfg(feature = "tls")]
+    if tls {
+        return status(super::probe::connect(stream).await?, path).await;
+    }
+    // Without the feature no worker says that it speaks TLS.
+    debug_assert!(!tls, "it has no TLS");
+    status(stream, path).await
 }
 
 /// The status of the answer.
@@ -155,7 +187,7 @@ mod tests {
                     stream.write_all(answer.as_bytes()).await.unwrap();
                 }
             });
-            let result = watch(address, "/healthz".into(), Duration::from_millis(900)).await;
+            let result = watch(address, false, "/healthz".into(), Duration::from_millis(900)).await;
             assert_eq!(result.is_ok(), healthy, "{answer:?}: {result:?}");
             server.abort();
         }

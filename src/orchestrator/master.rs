@@ -250,9 +250,11 @@ impl Master {
                 }
             }
             Action::Pause(id) => {
-                self.tell(id, ToWorker::Pause);
                 self.pausing = Some(id);
-                if let Some(trial) = self.on_trial() {
+                let trial = self.on_trial();
+                let alone = trial.map_or_else(Vec::new, |trial| self.sockets.alone(id, trial));
+                self.tell(id, ToWorker::Pause { alone });
+                if let Some(trial) = trial {
                     self.examined.extend(
                         self.options.health_check.iter().map(|_| (trial, Examiner::Master)),
                     );
@@ -324,14 +326,16 @@ impl Master {
         let order = match successor {
             // Nobody waits for this worker, so its idle connections may take their time. Those that
             // are still idle near the end are closed with care, not cut.
-            Some(_) => DrainOrder {
+            Some(successor) => DrainOrder {
                 successor: true,
+                alone: self.sockets.alone(id, successor),
                 delay: Duration::ZERO,
                 idle_grace: idle_grace.max(stop_timeout.mul_f64(0.75)),
                 timeout: stop_timeout,
             },
             None => DrainOrder {
                 successor: false,
+                alone: Vec::new(),
                 delay: shutdown_delay,
                 idle_grace,
                 timeout: stop_timeout,
@@ -383,13 +387,13 @@ impl Master {
         let (Some(path), Some(id)) = (self.options.health_check.clone(), self.on_trial()) else {
             return;
         };
-        let Some(address) = self.sockets.connect_address() else {
+        let Some((address, tls)) = self.sockets.connect_address(id) else {
             tracing::warn!("there is no socket to check the new worker's health on");
             return self.healthy(id, Examiner::Master);
         };
         let (inputs, time) = (self.inputs.clone(), self.options.bake_time);
         tokio::spawn(async move {
-            let input = match health::watch(address, path, time).await {
+            let input = match health::watch(address, tls, path, time).await {
                 Ok(()) => Input::Healthy(id),
                 Err(why) => Input::Event(Event::Unfit(id, why)),
             };
@@ -636,7 +640,8 @@ impl Master {
                     self.sockets.keep_for_app(id, name, fd);
                 }
             }
-            ToMaster::Ready { examines } => {
+            ToMaster::Ready { examines, listeners } => {
+                self.sockets.opened(id, listeners);
                 if examines {
                     self.examined.insert((id, Examiner::Itself));
                 }
@@ -711,10 +716,14 @@ impl Master {
         }
     }
 
-    fn give(&self, id: Id, fds: Vec<OwnedFd>) {
-        if let Some(worker) = self.workers.get(&id) {
-            worker.link.send_with(ToWorker::Listeners, fds);
+    fn give(&self, id: Id, mut fds: Vec<OwnedFd>) {
+        let Some(worker) = self.workers.get(&id) else { return };
+        while fds.len() > wire::MAX_FDS {
+            let rest = fds.split_off(wire::MAX_FDS);
+            worker.link.send_with(ToWorker::Listeners { more: true }, fds);
+            fds = rest;
         }
+        worker.link.send_with(ToWorker::Listeners { more: false }, fds);
     }
 
     fn refuse(&self, id: Id, reason: String) {

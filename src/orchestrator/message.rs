@@ -38,6 +38,9 @@ pub(crate) enum ToMaster {
         /// It asks itself whether it is well, and will say `Healthy` or `Unhealthy`.
         #[serde(default)]
         examines: bool,
+        /// Where.
+        #[serde(default)]
+        listeners: Vec<Open>,
     },
     /// A thread of it has panicked. It may go on.
     Panicked {
@@ -71,7 +74,7 @@ pub(crate) enum ToMaster {
     /// And asks for a look for the next version.
     CheckForUpgrade,
     Stop,
-    /// The last message: everything has ended but for these.
+    /// Everything has ended but for these, and those of further messages like this one.
     Drained {
         cut: Vec<CutRequest>,
     },
@@ -88,7 +91,11 @@ pub(crate) enum ToWorker {
         generation: u64,
     },
     /// The sockets asked for; they come with the message.
-    Listeners,
+    Listeners {
+        /// Further ones come with another message.
+        #[serde(default)]
+        more: bool,
+    },
     /// The answer to fetch; the descriptor comes with it, if there is one.
     Kept {
         name: String,
@@ -98,7 +105,11 @@ pub(crate) enum ToWorker {
         reason: String,
     },
     /// Stop accepting, keep everything else.
-    Pause,
+    Pause {
+        /// Listeners that the one on trial has not asked for: go on there.
+        #[serde(default)]
+        alone: Vec<String>,
+    },
     Resume,
     /// The generation before it has retired.
     Active,
@@ -113,10 +124,21 @@ pub(crate) enum ToWorker {
     Unknown,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+/// A listener of a worker.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Open {
+    /// What it is bound to, as `Address` writes it.
+    pub(crate) address: String,
+    pub(crate) tls: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct DrainOrder {
     /// Whether another worker accepts on the same sockets.
     pub(crate) successor: bool,
+    /// But not on these: nobody else takes what waits there.
+    #[serde(default)]
+    pub(crate) alone: Vec<String>,
     /// Keep accepting for this long, already not ready.
     pub(crate) delay: Duration,
     /// How long a connection with nothing in flight may wait for one more request.
@@ -134,6 +156,8 @@ mod tests {
         let parse = |text| serde_json::from_str::<ToWorker>(text).unwrap();
         assert_eq!(parse(r#"{"type":"dance","with":[1,2]}"#), ToWorker::Unknown);
         assert_eq!(parse(r#"{"type":"ping","new":true}"#), ToWorker::Ping);
+        assert_eq!(parse(r#"{"type":"pause"}"#), ToWorker::Pause { alone: Vec::new() });
+        assert_eq!(parse(r#"{"type":"listeners"}"#), ToWorker::Listeners { more: false });
         let welcome = r#"{"type":"welcome","version":1,"generation":3,"colour":"red"}"#;
         assert_eq!(parse(welcome), ToWorker::Welcome { version: 1, generation: 3 });
         assert!(serde_json::from_str::<ToWorker>(r#"{"type":"welcome"}"#).is_err());

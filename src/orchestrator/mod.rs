@@ -17,6 +17,8 @@ mod message;
 mod options;
 mod pid_file;
 mod preflight;
+#[cfg(feature = "tls")]
+mod probe;
 mod provider;
 mod report;
 mod signal;
@@ -37,7 +39,7 @@ pub(crate) use self::status::Board;
 #[cfg(all(feature = "admin", feature = "fetch"))]
 pub(crate) use self::upgrade_status::UpgradeStatus;
 pub(crate) use self::{
-    health::check as health_check,
+    health::{check as health_check, check_options as check_health},
     options::Options,
     preflight::{Answer, is_asked},
     provider::{Binding, Place, default_addresses},

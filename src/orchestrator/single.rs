@@ -1,6 +1,6 @@
 //! A process without a master: it serves, and signals end it.
 
-use std::future::Future;
+use std::{future::Future, pin::pin};
 
 use tokio::{sync::mpsc, task::JoinSet};
 
@@ -29,7 +29,8 @@ pub(crate) async fn run(
     handle.set_generation(None);
     handle.set_active();
     let mut own = Own(Listeners::from_env()?);
-    let listeners = provider::open(&mut own, build.await?).await?;
+    let (bindings, stop_at_once) = building(build, &mut commands).await?;
+    let listeners = provider::open(&mut own, bindings).await?;
     let addresses = listeners.iter().map(|(listener, _)| listener.address().to_owned()).collect();
     let started = Started { addresses, generation: 0, pid: std::process::id() };
     options.on_ready.iter().for_each(|hook| hook(&started));
@@ -42,6 +43,7 @@ pub(crate) async fn run(
         report.stopping();
         let ending = Ending {
             successor: false,
+            alone: Vec::new(),
             hand_over: None,
             delay: options.shutdown_delay,
             idle_grace: options.idle_grace,
@@ -55,6 +57,9 @@ pub(crate) async fn run(
         let _ = orders.send(order);
     };
     let mut stopping = false;
+    if stop_at_once {
+        stop(&mut stopping);
+    }
     // Signals whose hooks have run.
     let (obey, mut obeyed) = mpsc::unbounded_channel();
     let mut after = JoinSet::new();
@@ -104,6 +109,23 @@ pub(crate) async fn run(
     while after.join_next().await.is_some() {}
     report.finish().await;
     finished(&cut)
+}
+
+/// Builds the application, which may ask for a descriptor meanwhile. Says whether it has asked for the end.
+async fn building<T>(
+    build: impl Future<Output = Result<T, Error>>,
+    commands: &mut mpsc::UnboundedReceiver<Command>,
+) -> Result<(T, bool), Error> {
+    let (mut build, mut stop) = (pin!(build), false);
+    loop {
+        tokio::select! {
+            built = &mut build => return Ok((built?, stop)),
+            Some(command) = commands.recv() => match command {
+                Command::Fetch { answer, .. } => drop(answer.send(None)),
+                command => stop |= matches!(command, Command::Stop),
+            },
+        }
+    }
 }
 
 /// An error when something was cut.

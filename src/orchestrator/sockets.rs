@@ -4,6 +4,7 @@ use std::{
 };
 
 use super::{
+    message::Open,
     state::Id,
     store::StoredName,
     systemd::Messages,
@@ -20,6 +21,8 @@ pub(crate) struct Sockets {
     inherited: Vec<Inherited>,
     bound: Vec<Entry>,
     kept: Vec<Kept>,
+    /// Where the latest worker that became ready listens.
+    opened: (Id, Vec<Open>),
     /// The latest worker that was past its trial.
     settled: Id,
     /// Removed with the master, after the last worker.
@@ -50,8 +53,8 @@ struct Kept {
 
 impl Sockets {
     fn empty(systemd: Messages) -> Self {
-        let (inherited, bound, kept, files) = Default::default();
-        Self { inherited, bound, kept, settled: 0, files, systemd }
+        let (inherited, bound, kept, opened, files) = Default::default();
+        Self { inherited, bound, kept, opened, settled: 0, files, systemd }
     }
 
     /// Sorts what this process was started with: the sockets that the user configured, and those
@@ -154,11 +157,33 @@ impl Sockets {
         self.kept.push(Kept { name, fd, asked: worker });
     }
 
-    /// Where this machine can connect to a worker.
-    pub(crate) fn connect_address(&self) -> Option<SocketAddress> {
+    /// A worker has become ready.
+    pub(crate) fn opened(&mut self, worker: Id, listeners: Vec<Open>) {
+        self.opened = (worker, listeners);
+    }
+
+    /// Where this machine can connect to a worker that has become ready, and whether that speaks TLS. Without
+    /// it, if there is a choice.
+    pub(crate) fn connect_address(&self, worker: Id) -> Option<(SocketAddress, bool)> {
+        let (id, open) = &self.opened;
         let bound = self.bound.iter().map(|entry| &entry.socket);
         let inherited = self.inherited.iter().map(|entry| &entry.socket);
-        bound.chain(inherited).find_map(Socket::connect_address)
+        let sockets: Vec<_> = bound.chain(inherited).collect();
+        let connect = |open: &Open| {
+            let socket = sockets.iter().find(|socket| socket.address() == open.address)?;
+            Some((socket.connect_address()?, open.tls))
+        };
+        let mut open: Vec<_> = open.iter().filter(|_| *id == worker).collect();
+        open.sort_by_key(|open| open.tls);
+        open.into_iter().find_map(connect)
+    }
+
+    /// The listeners of one worker that another one has not asked for.
+    pub(crate) fn alone(&self, worker: Id, other: Id) -> Vec<String> {
+        let wanted = |entry: &&Entry, id| entry.wanted.contains(&id);
+        let alone =
+            self.bound.iter().filter(|entry| wanted(entry, worker) && !wanted(entry, other));
+        alone.map(|entry| entry.socket.address()).collect()
     }
 
     /// Copies of all sockets that the supervisor passed.

@@ -10,7 +10,7 @@ use tokio::{
 use super::{
     Options, Started, health,
     link::Link,
-    message::{DrainOrder, ToMaster, ToWorker, VERSION},
+    message::{DrainOrder, Open, ToMaster, ToWorker, VERSION},
     provider::{self, Binding, Provider},
     signal::Signals,
 };
@@ -18,7 +18,7 @@ use crate::{
     error::{Error, Kind},
     handle::{Command, Handle},
     listener::{Address, Listener, Socket},
-    process::wire::{self, Reader, Writer},
+    process::wire::{self, Reader, Writer, short},
     server::{Context, Ending, Order, Serving, Survey},
 };
 
@@ -26,6 +26,8 @@ use crate::{
 const FAREWELL: Duration = Duration::from_secs(1);
 /// How many of the requests in flight an answer to a ping names.
 const NAMED: usize = 10;
+/// How many requests that were cut a message names: with the longest names there is room for more.
+const CUT_IN_A_FRAME: usize = 20;
 
 /// Serves until the master says otherwise, or is gone.
 pub(crate) async fn run(
@@ -41,12 +43,13 @@ pub(crate) async fn run(
         wire::open(control).map_err(|error| Error::io("cannot talk to the master", error))?;
     tell_of_panics(&writer);
     let link = Link::new(writer);
-    let mut master = Master { reader, link, handle, dismissed: false };
+    let mut master =
+        Master { reader, link, handle, commands, asked: Vec::new(), state: Bond::default() };
     let result = match master.start(build, &options).await {
-        Ok(serving) => master.serve(serving, &options, commands).await,
-        Err(_) if master.dismissed => Ok(()),
+        Ok(serving) => master.serve(serving, &options).await,
+        Err(_) if master.state == Bond::Dismissed => Ok(()),
         Err(error) => {
-            master.link.send(ToMaster::Failed { reason: format!("{error:?}") });
+            master.link.send(ToMaster::Failed { reason: short(&format!("{error:?}")) });
             Err(error)
         }
     };
@@ -59,8 +62,21 @@ struct Master {
     reader: Reader,
     link: Link<ToMaster>,
     handle: Handle,
+    /// What the application asks for.
+    commands: mpsc::UnboundedReceiver<Command>,
+    /// Who has asked for a descriptor, and waits for the answer of the master.
+    asked: Vec<(String, oneshot::Sender<Option<OwnedFd>>)>,
+    state: Bond,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Bond {
+    #[default]
+    Whole,
     /// Told to end before it was ready.
-    dismissed: bool,
+    Dismissed,
+    /// The master is gone.
+    Broken,
 }
 
 impl Master {
@@ -72,7 +88,7 @@ impl Master {
         let crate_version = env!("CARGO_PKG_VERSION").to_owned();
         self.link.send(ToMaster::Hello { version: VERSION, crate_version });
         let generation = loop {
-            match self.receive().await?.0 {
+            match receive(&mut self.reader).await?.0 {
                 ToWorker::Welcome { version: VERSION, generation } => break generation,
                 ToWorker::Welcome { version, .. } => {
                     let what =
@@ -88,6 +104,11 @@ impl Master {
         let listeners = provider::open(self, bindings).await?;
         let addresses: Vec<_> =
             listeners.iter().map(|(listener, _)| listener.address().to_owned()).collect();
+        let opened = |(listener, _): &(Listener, _)| Open {
+            address: listener.address().to_owned(),
+            tls: listener.tls().is_some(),
+        };
+        let opened = listeners.iter().map(opened).collect();
         let pid = nix::unistd::getppid().as_raw().unsigned_abs();
         let started = Started { addresses, generation, pid };
         // Before the first connection, so that no request meets what the hook has not prepared; and
@@ -95,7 +116,8 @@ impl Master {
         options.on_ready.iter().for_each(|hook| hook(&started));
         let serving = Serving::start(listeners, self.handle.clone(), options.client_limits);
         tracing::info!(generation, addresses = ?started.addresses, "ready");
-        self.link.send(ToMaster::Ready { examines: !options.own_checks.is_empty() });
+        let examines = !options.own_checks.is_empty();
+        self.link.send(ToMaster::Ready { examines, listeners: opened });
         Ok(serving)
     }
 
@@ -108,10 +130,12 @@ impl Master {
         loop {
             tokio::select! {
                 built = &mut build => return built,
-                message = self.receive() => match message?.0 {
-                    ToWorker::Ping => self.pong(None),
-                    ToWorker::Drain(_) => return Err(self.dismissed()),
-                    message => tracing::debug!(?message, "ignored while starting"),
+                Some(command) = self.commands.recv() => self.command(command),
+                message = receive(&mut self.reader) => match message? {
+                    (ToWorker::Ping, _) => self.pong(None),
+                    (ToWorker::Drain(_), _) => return Err(self.dismissed()),
+                    (ToWorker::Kept { name }, fds) => self.kept(&name, fds),
+                    (message, _) => tracing::debug!(?message, "ignored while starting"),
                 }
             }
         }
@@ -119,16 +143,8 @@ impl Master {
 
     /// All shall end, and this worker has nothing to finish yet.
     fn dismissed(&mut self) -> Error {
-        self.dismissed = true;
+        self.state = Bond::Dismissed;
         Error::new(Kind::Worker, "the server is stopping")
-    }
-
-    async fn receive(&mut self) -> Result<(ToWorker, Vec<OwnedFd>), Error> {
-        match self.reader.receive().await {
-            Ok(Some(received)) => Ok(received),
-            Ok(None) => Err(Error::new(Kind::Worker, "the master is gone")),
-            Err(error) => Err(Error::io("cannot understand the master", error)),
-        }
     }
 
     /// Answers a ping; there is nothing to count before it serves.
@@ -145,16 +161,20 @@ impl Master {
     /// Asks for sockets and waits for the answer.
     async fn ask(&mut self, question: ToMaster) -> Result<Vec<Listener>, Error> {
         self.link.send(question);
+        let mut listeners = Vec::new();
         loop {
-            match self.receive().await? {
-                (ToWorker::Listeners, fds) => {
-                    let open = |fd| {
+            match receive(&mut self.reader).await? {
+                (ToWorker::Listeners { more }, fds) => {
+                    for fd in fds {
                         let socket = Socket::check(fd)
                             .map_err(|error| Error::io("cannot use the master's socket", error))?;
-                        Listener::open(socket, None)
-                    };
-                    return fds.into_iter().map(open).collect();
+                        listeners.push(Listener::open(socket, None)?);
+                    }
+                    if !more {
+                        return Ok(listeners);
+                    }
                 }
+                (ToWorker::Kept { name }, fds) => self.kept(&name, fds),
                 (ToWorker::Refused { reason }, _) => return Err(Error::new(Kind::Bind, reason)),
                 (ToWorker::Ping, _) => self.pong(None),
                 (ToWorker::Drain(_), _) => return Err(self.dismissed()),
@@ -163,12 +183,41 @@ impl Master {
         }
     }
 
-    async fn serve(
-        &mut self,
-        serving: Serving,
-        options: &Options,
-        mut commands: mpsc::UnboundedReceiver<Command>,
-    ) -> Result<(), Error> {
+    /// Does what the application asks for.
+    fn command(&mut self, command: Command) {
+        self.link.send(match command {
+            Command::Keep { name, fd } => {
+                return self.link.send_with(ToMaster::Keep { name }, vec![fd]);
+            }
+            Command::Fetch { answer, .. } if self.state == Bond::Broken => {
+                return drop(answer.send(None));
+            }
+            Command::Fetch { name, answer } => {
+                self.asked.push((name.clone(), answer));
+                ToMaster::Fetch { name }
+            }
+            // Who waits for the outcome hears that nobody knows it here.
+            Command::Reload | Command::ReloadAndTell(_) => ToMaster::Reload,
+            Command::ReloadUntried => ToMaster::ReloadUntried,
+            Command::Rollback(_) => ToMaster::Rollback,
+            #[cfg(feature = "fetch")]
+            Command::CheckForUpgrade(_) => ToMaster::CheckForUpgrade,
+            // Of the watcher, which runs in a master only.
+            #[cfg(feature = "fetch")]
+            Command::Known { .. } | Command::Look => return,
+            Command::Stop => ToMaster::Stop,
+        });
+    }
+
+    /// The master has answered what the application keeps under a name.
+    fn kept(&mut self, name: &str, fds: Vec<OwnedFd>) {
+        if let Some(at) = self.asked.iter().position(|(other, _)| other == name) {
+            // Nobody may want it any more; then it is closed here.
+            let _ = self.asked.swap_remove(at).1.send(fds.into_iter().next());
+        }
+    }
+
+    async fn serve(&mut self, serving: Serving, options: &Options) -> Result<(), Error> {
         let (orders, receiver) = mpsc::unbounded_channel();
         // It fails when everything has ended; the loop below sees that first.
         let order = |order| {
@@ -183,9 +232,6 @@ impl Master {
         let mut trial = pin!(health::watch_own(options.own_checks.clone(), options.bake_time));
         let mut on_trial = !options.own_checks.is_empty();
         let mut pausing: Option<oneshot::Receiver<()>> = None;
-        let mut orphaned = false;
-        // Who asked for a descriptor, and waits for the answer of the master.
-        let mut asked: Vec<(String, oneshot::Sender<Option<OwnedFd>>)> = Vec::new();
         let cut = loop {
             tokio::select! {
                 cut = &mut run => break cut,
@@ -199,19 +245,19 @@ impl Master {
                     on_trial = false;
                     self.link.send(match health {
                         Ok(()) => ToMaster::Healthy,
-                        Err(reason) => ToMaster::Unhealthy { reason },
+                        Err(reason) => ToMaster::Unhealthy { reason: short(&reason) },
                     });
                 }
                 () = &mut retiring, if retire == Retire::Now => {
                     retire = Retire::Done;
                     self.link.send(ToMaster::Retired);
                 }
-                message = self.reader.receive::<ToWorker>(), if !orphaned => match message {
+                message = self.reader.receive::<ToWorker>(), if self.state != Bond::Broken => match message {
                     Ok(Some((message, fds))) => match message {
-                        ToWorker::Pause => {
+                        ToWorker::Pause { alone } => {
                             let (tell, paused) = oneshot::channel();
                             pausing = Some(paused);
-                            order(Order::Pause(tell));
+                            order(Order::Pause(alone, tell));
                         }
                         ToWorker::Resume => order(Order::Resume),
                         ToWorker::Adopt => fds.into_iter().for_each(|wire| order(Order::Adopt(wire))),
@@ -225,21 +271,17 @@ impl Master {
                         }
                         ToWorker::Cut => order(Order::Cut),
                         ToWorker::Ping => self.pong(Some(&context)),
-                        ToWorker::Kept { name } => {
-                            if let Some(at) = asked.iter().position(|(other, _)| *other == name) {
-                                // Nobody may want it any more; then it is closed here.
-                                let _ = asked.swap_remove(at).1.send(fds.into_iter().next());
-                            }
-                        }
+                        ToWorker::Kept { name } => self.kept(&name, fds),
                         message => tracing::debug!(?message, "ignored"),
                     },
                     end => {
                         tracing::warn!(?end, "the master is gone: this worker finishes and leaves");
-                        orphaned = true;
+                        self.state = Bond::Broken;
                         retire = retire.begin();
-                        asked.drain(..).for_each(|(_, answer)| drop(answer.send(None)));
+                        self.asked.drain(..).for_each(|(_, answer)| drop(answer.send(None)));
                         order(Order::Drain(Ending {
                             successor: false,
+                            alone: Vec::new(),
                             hand_over: None,
                             delay: Duration::ZERO,
                             idle_grace: options.idle_grace,
@@ -247,38 +289,25 @@ impl Master {
                         }));
                     }
                 },
-                Some(command) = commands.recv() => self.link.send(match command {
-                    Command::Keep { name, fd } => {
-                        self.link.send_with(ToMaster::Keep { name }, vec![fd]);
-                        continue;
-                    }
-                    Command::Fetch { name, answer } => {
-                        if orphaned {
-                            drop(answer.send(None));
-                            continue;
-                        }
-                        asked.push((name.clone(), answer));
-                        ToMaster::Fetch { name }
-                    }
-                    // Who waits for the outcome hears that nobody knows it here.
-                    Command::Reload | Command::ReloadAndTell(_) => ToMaster::Reload,
-                    Command::ReloadUntried => ToMaster::ReloadUntried,
-                    Command::Rollback(_) => ToMaster::Rollback,
-                    #[cfg(feature = "fetch")]
-                    Command::CheckForUpgrade(_) => ToMaster::CheckForUpgrade,
-                    // Of the watcher, which runs in a master only.
-                    #[cfg(feature = "fetch")]
-                    Command::Known { .. } | Command::Look => continue,
-                    Command::Stop => ToMaster::Stop,
-                }),
+                Some(command) = self.commands.recv() => self.command(command),
             }
         };
         if retire == Retire::Now {
             retiring.await;
             self.link.send(ToMaster::Retired);
         }
-        self.link.send(ToMaster::Drained { cut });
+        for some in cut.chunks(CUT_IN_A_FRAME) {
+            self.link.send(ToMaster::Drained { cut: some.to_vec() });
+        }
         Ok(())
+    }
+}
+
+async fn receive(reader: &mut Reader) -> Result<(ToWorker, Vec<OwnedFd>), Error> {
+    match reader.receive().await {
+        Ok(Some(received)) => Ok(received),
+        Ok(None) => Err(Error::new(Kind::Worker, "the master is gone")),
+        Err(error) => Err(Error::io("cannot understand the master", error)),
     }
 }
 
@@ -314,7 +343,7 @@ fn tell_of_panics(writer: &Writer) {
     };
     let before = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
-        let message = format!("it {}", panic.to_string().replace('\n', " "));
+        let message = short(&format!("it {}", panic.to_string().replace('\n', " ")));
         last_words.send(&ToMaster::Panicked { message });
         before(panic);
     }));
@@ -334,6 +363,6 @@ impl Provider for Master {
 }
 
 fn ending(order: DrainOrder, hand_over: Option<OwnedFd>) -> Ending {
-    let DrainOrder { successor, delay, idle_grace, timeout } = order;
-    Ending { successor, hand_over, delay, idle_grace, timeout }
+    let DrainOrder { successor, alone, delay, idle_grace, timeout } = order;
+    Ending { successor, alone, hand_over, delay, idle_grace, timeout }
 }

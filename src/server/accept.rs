@@ -66,13 +66,14 @@ where
 }
 
 /// What an accept loop is told to do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Accepting {
     Yes,
-    /// A successor is on trial; the listener stays open.
-    Paused,
-    /// A successor accepts: close the listener.
-    Handed,
+    /// A successor is on trial; the listener stays open. On these addresses it does not listen: go
+    /// on there.
+    Paused(Arc<[String]>),
+    /// A successor accepts: close the listener. On these addresses it does not: there it is the last.
+    Handed(Arc<[String]>),
     /// Nobody will: take what waits in the backlog, then close the listener.
     Last,
 }
@@ -85,19 +86,24 @@ pub(crate) async fn accept(
     mut accepting: watch::Receiver<Accepting>,
 ) {
     loop {
-        let now = *accepting.borrow_and_update();
-        match now {
-            Accepting::Yes => {}
-            Accepting::Handed => return,
-            Accepting::Last => return take_backlog(&listener, &*app, &context),
-            Accepting::Paused => {
+        let now = accepting.borrow_and_update().clone();
+        let is_alone =
+            |alone: &[String]| alone.iter().any(|address| *address == *listener.address());
+        let _accepting = match now {
+            Accepting::Yes => Some(context.accepting.read().await),
+            // Who waits for the pause does not wait for this one.
+            Accepting::Paused(alone) if is_alone(&alone) => None,
+            Accepting::Paused(_) => {
                 if accepting.changed().await.is_err() {
                     return;
                 }
                 continue;
             }
-        }
-        let _accepting = context.accepting.read().await;
+            Accepting::Handed(alone) if !is_alone(&alone) => return,
+            Accepting::Handed(_) | Accepting::Last => {
+                return take_backlog(&listener, &*app, &context);
+            }
+        };
         let mut changed = pin!(accepting.changed());
         loop {
             let accepted = tokio::select! {

@@ -26,6 +26,8 @@ pub(crate) struct Serving {
 pub(crate) struct Ending {
     /// Whether another worker accepts on the same sockets.
     pub(crate) successor: bool,
+    /// But not on these addresses.
+    pub(crate) alone: Vec<String>,
     /// The way to a worker that takes connections over.
     pub(crate) hand_over: Option<OwnedFd>,
     /// Keep accepting for this long, already not ready.
@@ -37,8 +39,8 @@ pub(crate) struct Ending {
 
 #[derive(Debug)]
 pub(crate) enum Order {
-    /// Stop accepting, and tell when nothing more is accepted.
-    Pause(oneshot::Sender<()>),
+    /// Stop accepting but on these addresses, and tell when nothing more is accepted elsewhere.
+    Pause(Vec<String>, oneshot::Sender<()>),
     Resume,
     /// Take connections over from the worker at the other end.
     Adopt(OwnedFd),
@@ -84,11 +86,13 @@ impl Serving {
             tokio::select! {
                 biased;
                 order = orders.recv() => match order {
-                    Some(Order::Pause(paused)) if ending.is_none() => self.pause(paused),
+                    Some(Order::Pause(alone, paused)) if ending.is_none() => {
+                        self.pause(alone, paused);
+                    }
                     Some(Order::Resume) if ending.is_none() => self.set(Accepting::Yes),
                     Some(Order::Drain(wanted)) => self.drain(&mut ending, wanted),
                     Some(Order::Adopt(wire)) => self.adopt(wire),
-                    Some(Order::Pause(_) | Order::Resume) => {}
+                    Some(Order::Pause(..) | Order::Resume) => {}
                     Some(Order::Cut) | None => break,
                 },
                 () = until(delay) => {
@@ -101,7 +105,7 @@ impl Serving {
                 () = self.context.connections.drained(), if over => return Vec::new(),
             }
         }
-        self.set(Accepting::Handed);
+        self.set(Accepting::Handed(Arc::default()));
         let cut = self.context.cut();
         for request in &cut {
             tracing::warn!(%request, "cut at the deadline");
@@ -111,8 +115,8 @@ impl Serving {
         cut
     }
 
-    fn pause(&self, paused: oneshot::Sender<()>) {
-        self.set(Accepting::Paused);
+    fn pause(&self, alone: Vec<String>, paused: oneshot::Sender<()>) {
+        self.set(Accepting::Paused(alone.into()));
         let context = self.context.clone();
         tokio::spawn(async move {
             drop(context.accepting.write().await);
@@ -143,11 +147,14 @@ impl Serving {
 
     fn close(&self, wanted: &mut Ending) {
         let Ending { successor, idle_grace, .. } = *wanted;
-        let wire = wanted.hand_over.take();
+        let (wire, alone) = (wanted.hand_over.take(), std::mem::take(&mut wanted.alone));
         let hand_over = if wire.is_some() { HandOver::Soon } else { HandOver::No };
         // Before the listeners are closed: who finds them closed finds this process draining.
         self.context.drain(idle_grace, successor, hand_over);
-        self.set(if successor { Accepting::Handed } else { Accepting::Last });
+        self.set(match successor {
+            true => Accepting::Handed(alone.into()),
+            false => Accepting::Last,
+        });
         if let Some(wire) = wire {
             // Not waited for: each connection waits for its own answer, and they are.
             tokio::spawn(handover::give(wire, self.context.clone()));

@@ -162,14 +162,15 @@ pub(crate) fn options<A>(mut server: Serve<A>) -> Serve<A> {
     if std::env::var_os("TEST_CHECK").is_some() {
         server = server.check_before_reload(true);
     }
-    if std::env::var_os("TEST_HEALTH").is_some() {
+    if let Ok(path) = std::env::var("TEST_HEALTH") {
         let own = || async {
             match Fault::read().0.as_str() {
                 "ill" => Err("the database is gone"),
                 _ => Ok(()),
             }
         };
-        server = server.health_check("/healthz").health_check_with(own);
+        let path = if path.starts_with('/') { path } else { "/healthz".to_owned() };
+        server = server.health_check(path).health_check_with(own);
     }
     if let Some(path) = std::env::var_os("TEST_TAKEN") {
         // A program that wants one more address.
