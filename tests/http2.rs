@@ -80,11 +80,14 @@ async fn a_goodbye_comes_in_two_steps_and_streams_finish() {
         };
         // Sent before the goodbye has arrived, as far as the server can know.
         raw.send(raw::get(3, "/")).await;
-        raw.send(raw::frame(raw::PING, raw::ACK, 0, &ping.payload)).await;
+        // The h2 crate, and so most clients in Rust, answers the ping before it writes what is in its queue.
+        let pong = raw::frame(raw::PING, raw::ACK, 0, &ping.payload);
+        raw.send([pong, raw::get(5, "/")].concat()).await;
+        raw.send(raw::get(7, "/")).await;
         let (mut ended, promise) = rest(&mut raw).await;
         ended.sort_unstable();
-        assert_eq!(ended, [1, 3], "{signal}");
-        assert_eq!(promise, Some(3), "{signal}");
+        assert_eq!(ended, [1, 3, 5, 7], "{signal}");
+        assert_eq!(promise, Some(7), "{signal}");
         drop(raw);
         if signal == Signal::SIGTERM {
             assert!(server.process.exit(LONG).await.success());
@@ -125,4 +128,5 @@ async fn reloads_lose_no_stream_under_load() {
     let report = load.stop().await;
     eprintln!("{report}");
     assert_eq!(report.lost(), 0, "{report}");
+    assert_eq!(report.total().refused, 0, "{report}");
 }

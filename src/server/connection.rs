@@ -37,6 +37,8 @@ const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// How long a client may take to close its side after we have closed ours. Closing both at once
 /// would reset the connection if it had sent more, and that can cost it the answer on its way.
 const LINGER: Duration = Duration::from_secs(1);
+/// Between the first and the last GOAWAY, at least. An idle connection delays the end by so much.
+const NOTICE: Duration = Duration::from_millis(500);
 /// hyper cannot do with less.
 const MIN_BUFFER: usize = 8192;
 /// Enough for most requests, so that hyper need not read again.
@@ -74,7 +76,7 @@ where
                 Err(end) => end,
             },
             Some(Protocol::Http2) => {
-                let io = Io::new(stream, bytes, connection.clone());
+                let io = Io::http2(stream, bytes, connection.clone(), PREFACE.len());
                 // Boxed, as most connections are not HTTP/2 and would carry the room for it.
                 return Box::pin(http2(io, app, peer, watch)).await;
             }
@@ -491,6 +493,9 @@ where
             }
             // GOAWAY; streams that have begun go on. It must be polled again to be sent.
             going = true;
+            if let Phase::Draining { idle_grace, .. } = connection.context().phase() {
+                connection.set_notice(NOTICE.min(idle_grace));
+            }
             http.as_mut().graceful_shutdown();
         }
     })

@@ -8,7 +8,7 @@ use std::{
 use bytes::{Buf, Bytes};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::requests::Connection;
+use super::{frames::Frames, requests::Connection};
 use crate::listener::Stream;
 
 /// An answer of so many bytes is written in one piece.
@@ -23,6 +23,8 @@ pub(crate) struct Io {
     prefix: Bytes,
     ended: bool,
     keep_open: bool,
+    /// Of HTTP/2.
+    frames: Option<Box<Frames>>,
     owner: Owner,
 }
 
@@ -37,11 +39,23 @@ impl Drop for Owner {
 }
 
 impl Io {
-    pub(crate) fn new(stream: Stream, prefix: Bytes, connection: Arc<Connection>) -> Self {
+    fn new(stream: Stream, prefix: Bytes, connection: Arc<Connection>) -> Self {
         if !prefix.is_empty() {
             connection.has_read();
         }
-        Self { stream, prefix, ended: false, keep_open: false, owner: Owner(connection) }
+        let (ended, keep_open, frames) = Default::default();
+        Self { stream, prefix, ended, keep_open, frames, owner: Owner(connection) }
+    }
+
+    /// The transport of an HTTP/2 client, which begins with a preface of this length.
+    pub(crate) fn http2(
+        stream: Stream,
+        prefix: Bytes,
+        connection: Arc<Connection>,
+        preface: usize,
+    ) -> Self {
+        let frames = Some(Box::new(Frames::after(preface)));
+        Self { frames, ..Self::new(stream, prefix, connection) }
     }
 
     /// A transport on which a shutdown does nothing, unless the connection is upgraded.
@@ -67,15 +81,42 @@ impl AsyncRead for Io {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        if this.prefix.has_remaining() {
-            let length = this.prefix.len().min(buf.remaining());
-            buf.put_slice(&this.prefix.split_to(length));
+        let Some(mut frames) = this.frames.take() else { return this.poll_bytes(cx, buf) };
+        let polled = loop {
+            let before = buf.filled().len();
+            if this.prefix.is_empty()
+                && let Some(held) = frames.due(cx)
+            {
+                this.prefix = held.into();
+            }
+            let polled = this.poll_bytes(cx, buf);
+            let read = &mut buf.filled_mut()[before..];
+            if read.is_empty() {
+                break polled;
+            }
+            let left = frames.pass(read, this.owner.0.notice());
+            buf.set_filled(before + left);
+            // Without a byte it would be the end of the stream.
+            if left > 0 {
+                break polled;
+            }
+        };
+        this.frames = Some(frames);
+        polled
+    }
+}
+
+impl Io {
+    fn poll_bytes(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if self.prefix.has_remaining() {
+            let length = self.prefix.len().min(buf.remaining());
+            buf.put_slice(&self.prefix.split_to(length));
             return Poll::Ready(Ok(()));
         }
         let before = buf.filled().len();
-        let result = std::task::ready!(Pin::new(&mut this.stream).poll_read(cx, buf));
-        this.owner.0.has_read();
-        this.ended |= result.is_err() || (buf.filled().len() == before && buf.remaining() > 0);
+        let result = std::task::ready!(Pin::new(&mut self.stream).poll_read(cx, buf));
+        self.owner.0.has_read();
+        self.ended |= result.is_err() || (buf.filled().len() == before && buf.remaining() > 0);
         Poll::Ready(result)
     }
 }

@@ -8,6 +8,7 @@
 mod accept;
 mod connection;
 mod context;
+mod frames;
 mod handover;
 mod io;
 mod limits;

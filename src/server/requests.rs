@@ -5,7 +5,7 @@ use std::{
     fmt,
     pin::Pin,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError, Weak,
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     task::{Context as TaskContext, Poll, Waker},
@@ -85,10 +85,12 @@ pub(crate) struct Connection {
     upgrading: AtomicBool,
     /// It cannot move to the next worker.
     stays: AtomicBool,
+    /// How long an HTTP/2 client may send what it had in mind before it heard of the goodbye.
+    notice: OnceLock<Duration>,
     /// Something was read since the latest request began or ended.
     read: AtomicBool,
     #[cfg(feature = "tls")]
-    tls: std::sync::OnceLock<crate::tls::TlsSession>,
+    tls: OnceLock<crate::tls::TlsSession>,
     /// Wakes the task that drives it.
     waker: Waker,
     _seat: Option<OwnedSemaphorePermit>,
@@ -218,9 +220,10 @@ impl Connection {
             given_up: AtomicBool::new(false),
             upgrading: AtomicBool::new(false),
             stays: AtomicBool::new(false),
+            notice: OnceLock::new(),
             read: AtomicBool::new(false),
             #[cfg(feature = "tls")]
-            tls: std::sync::OnceLock::new(),
+            tls: OnceLock::new(),
             waker,
             _seat: seat,
             _guard: guard,
@@ -360,6 +363,16 @@ impl Connection {
     #[cfg(feature = "tls")]
     pub(crate) fn tls(&self) -> Option<&crate::tls::TlsSession> {
         self.tls.get()
+    }
+
+    /// A goodbye is said in HTTP/2; the last word comes after so long.
+    pub(crate) fn set_notice(&self, notice: Duration) {
+        // The first one holds.
+        let _ = self.notice.set(notice);
+    }
+
+    pub(crate) fn notice(&self) -> Option<Duration> {
+        self.notice.get().copied()
     }
 
     /// Its protocol, or the next worker, does not let it move.
