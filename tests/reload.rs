@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
-use support::load::{Kind, Load, Running};
+use support::load::{Kind, Load, Report, Running};
 use support::procfs;
 use support::server::{Server, Setup};
 use support::until;
@@ -63,11 +63,55 @@ async fn a_hundred_reloads_lose_nothing() {
     }
     let worker = settled(&server, &load).await;
     assert_eq!(load.generation(101).await.worker.pid, worker);
-    let report = load.stop().await;
+    nothing_is_lost(&load.stop().await);
+}
+
+fn nothing_is_lost(report: &Report) {
+    println!("{report}");
     assert_eq!(report.lost(), 0, "{report}");
     assert_eq!(report.total().unavailable, 0, "{report}");
+    assert_eq!(report.total().refused, 0, "{report}");
     assert_eq!(report.total().idle_closed, 0, "each close was announced\n{report}");
+    if support::server::hands_over() {
+        for kind in [Kind::KeepAlive, Kind::Slow, Kind::Stream, Kind::Upload] {
+            assert_eq!(report.of(kind).reconnects, 0, "{kind:?}\n{report}");
+        }
+    }
+}
+
+/// As users have it: with a trial of two seconds.
+#[tokio::test]
+async fn reloads_with_a_trial_lose_nothing() {
+    let server = Setup::new().default_trial().start().await;
+    let load = load(&server);
+    load.generation(1).await;
+    for generation in 2..=6 {
+        assert!(server.process.signal(Signal::SIGHUP));
+        load.generation(generation).await;
+        server.process.line(&format!("reloaded: {generation} ")).await;
+    }
+    settled(&server, &load).await;
+    nothing_is_lost(&load.stop().await);
+}
+
+/// Then each connection ends with an announced close.
+#[tokio::test]
+async fn reloads_without_the_hand_over_lose_nothing() {
+    let server = Setup::new().env("TEST_STAY", 1).start().await;
+    let load = load(&server);
+    load.generation(1).await;
+    for generation in 2..=11 {
+        assert!(server.process.signal(Signal::SIGHUP));
+        load.generation(generation).await;
+        server.one_worker().await;
+    }
+    settled(&server, &load).await;
+    let report = load.stop().await;
     println!("{report}");
+    assert_eq!(report.lost(), 0, "{report}");
+    let total = report.total();
+    assert_eq!((total.unavailable, total.refused, total.idle_closed), (0, 0, 0), "{report}");
+    assert!(report.of(Kind::KeepAlive).reconnects >= 64, "{report}");
 }
 
 #[tokio::test]
@@ -104,6 +148,7 @@ async fn storm(setup: Setup) {
     assert!(last.worker.generation > 3, "the signals are followed by reloads");
     let report = load.stop().await;
     assert_eq!(report.lost(), 0, "{report}");
+    assert_eq!(report.total().refused, 0, "{report}");
     assert_eq!(procfs::children(master).len(), 1, "one live generation, no zombie");
     // The master lets go of what belonged to a worker once it has heard of its end.
     until("descriptors of the master", || procfs::descriptors(master) <= descriptors).await;

@@ -4,6 +4,8 @@
 //! GRACEFUL_RELOADS=500 cargo test --release --all-features --test soak -- --ignored --nocapture every
 //! GRACEFUL_RELOADS=500 cargo test --release --all-features --test soak -- --ignored --nocapture million
 //! ```
+//!
+//! With `GRACEFUL_TRIAL=1` each new worker has the trial of two seconds that it has by default.
 #![cfg(all(target_os = "linux", feature = "tls"))]
 
 mod support;
@@ -44,12 +46,17 @@ async fn start() -> (Server, Certificate, tempfile::TempDir) {
     let certificate = Certificate::new();
     let (cert, key) = certificate.write(directory.path());
     let setup = Setup::new().env("TEST_CERT", cert.display()).env("TEST_KEY", key.display());
+    let setup = match std::env::var_os("GRACEFUL_TRIAL") {
+        Some(_) => setup.default_trial(),
+        None => setup,
+    };
     (setup.start().await, certificate, directory)
 }
 
 async fn reload(server: &Server, load: &support::load::Running, generation: u64) {
     server.process.signal(Signal::SIGHUP);
     load.generation(generation).await;
+    server.process.line(&format!("reloaded: {generation} ")).await;
     // The one before has handed over and left, or finishes what is slow.
     load.further(Kind::KeepAlive, 400).await;
 }
@@ -75,6 +82,7 @@ async fn every_kind_of_client_through_every_reload() {
     let report = load.stop().await;
     println!("{report}");
     assert_eq!(report.lost(), 0, "{report}");
+    assert_eq!(report.total().refused, 0, "{report}");
     for kind in [Kind::KeepAlive, Kind::Slow, Kind::Stream, Kind::Upload] {
         assert_eq!(report.of(kind).reconnects, 0, "{kind:?} {report}");
     }

@@ -173,7 +173,7 @@ async fn a_request_that_does_not_end_is_cut_at_the_deadline_and_named() {
         assert_eq!(status.code(), Some(1));
         assert!(took >= deadline && took < deadline + Duration::from_millis(300), "{took:?}");
         let line = server.process.line("cut 1 requests").await;
-        assert!(line.contains("GET /slow (after 0."), "{line}");
+        assert!(line.contains("GET /slow (after "), "{line}");
     }
 }
 

@@ -212,6 +212,11 @@ pub(crate) fn options<A>(mut server: Serve<A>) -> Serve<A> {
     })
 }
 
+/// Whether a server hands its connections over unless told otherwise: `TEST_STAY` may be set for all tests.
+pub(crate) fn hands_over() -> bool {
+    std::env::var_os("TEST_STAY").is_none()
+}
+
 /// A server to start, on a free port unless told otherwise.
 #[derive(Debug)]
 #[must_use]
@@ -241,6 +246,11 @@ impl Setup {
 
     pub(crate) fn bind(self, addresses: &str) -> Self {
         self.env("TEST_BIND", addresses)
+    }
+
+    /// The trial that a server has unless told otherwise.
+    pub(crate) fn default_trial(self) -> Self {
+        Self(self.0.env_remove("TEST_BAKE"))
     }
 
     pub(crate) fn bake(self, time: Duration) -> Self {
