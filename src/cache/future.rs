@@ -5,7 +5,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use http::Response;
+use http::{Extensions, Response};
 
 use super::body::ResponseBody;
 
@@ -23,7 +23,9 @@ enum Kind<B, E> {
 }
 
 impl<B, E> ResponseFuture<B, E> {
-    pub(crate) fn ready(response: Response<ResponseBody<B>>) -> Self {
+    #[inline]
+    pub(crate) fn ready(mut response: Response<ResponseBody<B>>, extensions: Extensions) -> Self {
+        *response.extensions_mut() = extensions;
         Self { kind: Kind::Ready(Some(response)) }
     }
 
