@@ -337,7 +337,7 @@ pub(crate) fn landed_on<B>(
     };
     let status = Status { collapsed, ..answer::forwarded_status(forward, forward_status) };
     let asked = client.asked();
-    let mut response = answer::from_stored(&shared.options, asked, stored, &state.now(), status);
+    let mut response = answer::from_stored(&shared.options, asked, stored, &state.now(), &status);
     response.extensions_mut().insert(outcome);
     response
 }

@@ -5,7 +5,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use http::{Extensions, Response};
+use http::Response;
 
 use super::body::ResponseBody;
 
@@ -24,8 +24,7 @@ enum Kind<B, E> {
 
 impl<B, E> ResponseFuture<B, E> {
     #[inline]
-    pub(crate) fn ready(mut response: Response<ResponseBody<B>>, extensions: Extensions) -> Self {
-        *response.extensions_mut() = extensions;
+    pub(crate) fn ready(response: Response<ResponseBody<B>>) -> Self {
         Self { kind: Kind::Ready(Some(response)) }
     }
 

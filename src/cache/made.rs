@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::sync::Arc;
 
-use http::HeaderMap;
+use http::response;
 
 use super::stored::Head;
 
@@ -13,7 +13,8 @@ struct Made {
     stored: Arc<Head>,
     name: Option<Arc<str>>,
     age: u64,
-    headers: HeaderMap,
+    /// Without extensions.
+    parts: response::Parts,
 }
 
 /// How many heads a thread remembers: what is asked for often is asked for more than once in a second.
@@ -30,8 +31,8 @@ pub(crate) fn head(
     stored: &Arc<Head>,
     name: Option<&Arc<str>>,
     age: u64,
-    make: impl FnOnce() -> HeaderMap,
-) -> HeaderMap {
+    make: impl FnOnce() -> response::Parts,
+) -> response::Parts {
     MADE.with_borrow_mut(|all| {
         // The low bits of an address are those of its alignment.
         let slot = &mut all[(Arc::as_ptr(stored).addr() >> 6) % REMEMBERED];
@@ -44,11 +45,11 @@ pub(crate) fn head(
             made.age == age && Arc::ptr_eq(&made.stored, stored) && same_name
         };
         if let Some(made) = slot.as_ref().filter(is_same) {
-            return made.headers.clone();
+            return made.parts.clone();
         }
-        let headers = make();
+        let parts = make();
         let (stored, name) = (stored.clone(), name.cloned());
-        *slot = Some(Made { stored, name, age, headers: headers.clone() });
-        headers
+        *slot = Some(Made { stored, name, age, parts: parts.clone() });
+        parts
     })
 }

@@ -121,30 +121,27 @@ where
         let asked = Asked { method, headers, key: key.as_str(), noted };
         let shared = &*self.stack.shared;
         let now = shared.state.now();
-        // Each answer is made where it is returned: to move one costs as much as to look for it.
-        match shared.look(asked, control, &now) {
+        let (mut response, outcome) = match shared.look(asked, &control, &now) {
             Look::Stored(stored, outcome) => {
-                let response = shared.stored(asked, &stored, &now, outcome);
-                ResponseFuture::ready(response, shared.extensions(&mut request, outcome))
+                // Returned from here: to move an answer costs as much as to look for it.
+                let mut response = shared.stored(asked, &stored, &now, outcome);
+                *response.extensions_mut() = shared.extensions(&mut request, outcome);
+                return ResponseFuture::ready(response);
             }
             Look::Refresh(stored, missing) => {
                 let outcome = CacheOutcome::Stale;
                 let response = shared.stored(asked, &stored, &now, outcome);
                 // The next GET validates; a HEAD would be answered without a body to store.
-                if request.method() == Method::HEAD {
-                    let extensions = shared.extensions(&mut request, outcome);
-                    return ResponseFuture::ready(response, extensions);
+                if request.method() != Method::HEAD {
+                    self.fill(request, key.to_key(), noted, missing).refresh();
                 }
-                self.fill(request, key.to_key(), noted, missing).refresh();
-                let mut extensions = Extensions::new();
-                extensions.insert(outcome);
-                ResponseFuture::ready(response, extensions)
+                (response, outcome)
             }
-            Look::Answer(response, outcome) => {
-                ResponseFuture::ready(response, shared.extensions(&mut request, outcome))
-            }
-            Look::Missing(missing) => self.forward(request, key.to_key(), noted, missing),
-        }
+            Look::Answer(response, outcome) => (response, outcome),
+            Look::Missing(missing) => return self.forward(request, key.to_key(), noted, missing),
+        };
+        response.extensions_mut().insert(outcome);
+        ResponseFuture::ready(response)
     }
 }
 
@@ -264,35 +261,32 @@ impl Shared {
     }
 
     /// Looks for what may answer without the handler.
-    fn look<B>(&self, asked: Asked<'_>, control: RequestControl, now: &Moment) -> Look<B> {
+    fn look<B>(&self, asked: Asked<'_>, control: &RequestControl, now: &Moment) -> Look<B> {
         let Self { state, options } = self;
-        let mut missing =
-            Missing { forward: Forward::UriMiss, control, stale: None, vary: Vary::Nothing };
-        match state.find(asked.key, asked.headers, now) {
+        let (forward, stale, vary) = match state.find(asked.key, asked.headers, now) {
             Found::Selected(stored) => {
                 let expired = stored.expired_for(now);
                 let age = stored.head.age(now);
                 let terms = &stored.head.terms;
-                let reuse = reuse::reuse(terms, &missing.control, age, expired);
+                let reuse = reuse::reuse(terms, control, age, expired);
                 match reuse {
                     Reuse::Fresh => return Look::Stored(stored, CacheOutcome::Hit),
                     Reuse::Stale => return Look::Stored(stored, CacheOutcome::Stale),
                     Reuse::StaleWhileRevalidate | Reuse::Validate => {}
                 }
                 let fresh = terms.is_fresh(age) && expired.is_none();
-                missing.forward = if fresh { Forward::Request } else { Forward::Stale };
-                missing.vary = vary_of(&stored);
-                missing.stale = Some(stored.clone());
+                let forward = if fresh { Forward::Request } else { Forward::Stale };
+                let (control, vary) = (control.clone(), vary_of(&stored));
                 if reuse == Reuse::StaleWhileRevalidate {
-                    return Look::Refresh(stored, missing);
+                    let stale = Some(stored.clone());
+                    return Look::Refresh(stored, Missing { forward, control, stale, vary });
                 }
+                (forward, Some(stored), vary)
             }
-            Found::OtherVariant(stored) => {
-                missing.forward = Forward::VaryMiss;
-                missing.vary = vary_of(&stored);
-            }
-            Found::Nothing => {}
-        }
+            Found::OtherVariant(stored) => (Forward::VaryMiss, None, vary_of(&stored)),
+            Found::Nothing => (Forward::UriMiss, None, Vary::Nothing),
+        };
+        let mut missing = Missing { forward, control: control.clone(), stale, vary };
         if missing.stale.is_none()
             && options.rules.partial
             && *asked.method == Method::GET
@@ -329,7 +323,7 @@ impl Shared {
         let counters = &self.state.counters;
         count(if outcome == CacheOutcome::Hit { &counters.hits } else { &counters.stale });
         self.state.tell_hit(asked.key);
-        answer::from_stored(&self.options, asked, stored, now, HIT)
+        answer::from_stored(&self.options, asked, stored, now, &HIT)
     }
 }
 
