@@ -1,10 +1,11 @@
-//! Heads of answers that were made a moment ago.
+//! What was made a moment ago: heads of answers, and the date.
 
 use std::cell::RefCell;
 use std::sync::Arc;
 
-use http::response;
+use http::{HeaderValue, response};
 
+use super::policy;
 use super::stored::Head;
 
 /// The head of a hit. Within a second it is the same for all who ask.
@@ -23,6 +24,7 @@ const REMEMBERED: usize = 64;
 thread_local! {
     static MADE: RefCell<[Option<Made>; REMEMBERED]> =
         const { RefCell::new([const { None }; REMEMBERED]) };
+    static DATE: RefCell<Option<(i64, HeaderValue)>> = const { RefCell::new(None) };
 }
 
 /// The head of an answer from `stored` at this `age` in seconds, by a cache of this `name`: a copy of the
@@ -51,5 +53,18 @@ pub(crate) fn head(
         let (stored, name) = (stored.clone(), name.cloned());
         *slot = Some(Made { stored, name, age, parts: parts.clone() });
         parts
+    })
+}
+
+/// The value of `Date` for this second.
+pub(crate) fn date(seconds: i64) -> HeaderValue {
+    DATE.with_borrow_mut(|known| match known {
+        Some((then, value)) if *then == seconds => value.clone(),
+        _ => {
+            let text = policy::date::format(seconds);
+            let value = HeaderValue::try_from(text).expect("a date is a valid value");
+            *known = Some((seconds, value.clone()));
+            value
+        }
     })
 }
