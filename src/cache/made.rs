@@ -38,20 +38,30 @@ pub(crate) fn head(
     MADE.with_borrow_mut(|all| {
         // The low bits of an address are those of its alignment.
         let slot = &mut all[(Arc::as_ptr(stored).addr() >> 6) % REMEMBERED];
-        let is_same = |made: &&Made| {
+        // The same fields, then, if not the same values.
+        let same = slot.as_mut().filter(|made| {
             let same_name = match (&made.name, name) {
                 (Some(known), Some(name)) => Arc::ptr_eq(known, name),
                 (None, None) => true,
                 _ => false,
             };
-            made.age == age && Arc::ptr_eq(&made.stored, stored) && same_name
-        };
-        if let Some(made) = slot.as_ref().filter(is_same) {
+            Arc::ptr_eq(&made.stored, stored) && same_name
+        });
+        if let Some(made) = &same
+            && made.age == age
+        {
             return made.parts.clone();
         }
         let parts = make();
-        let (stored, name) = (stored.clone(), name.cloned());
-        *slot = Some(Made { stored, name, age, parts: parts.clone() });
+        if let Some(made) = same {
+            made.age = age;
+            for (old, new) in made.parts.headers.values_mut().zip(parts.headers.values()) {
+                old.clone_from(new);
+            }
+        } else {
+            let (stored, name) = (stored.clone(), name.cloned());
+            *slot = Some(Made { stored, name, age, parts: parts.clone() });
+        }
         parts
     })
 }

@@ -5,6 +5,7 @@
 //! cargo run --release --features cache --bin cache hits
 //! cargo run --release --features cache --bin cache sockets
 //! cargo run --release --features cache --bin cache collapse
+//! cargo run --release --features cache --bin cache expiry
 //! ```
 //!
 //! Everything runs in one process, through `oneshot` on a clone of the service, as a server calls it. Routers
@@ -400,6 +401,7 @@ fn sockets(name: &str) -> f64 {
 }
 
 mod collapse;
+mod expiry;
 
 fn main() {
     let arguments: Vec<String> = std::env::args().collect();
@@ -422,6 +424,7 @@ fn main() {
             return;
         }
         Some("collapse") => return collapse::run(),
+        Some("expiry") => return expiry::run(),
         // For a profiler: as many hits of 1 KiB by one contender as the second number says.
         Some("hit") => {
             let mut all = contenders(Duration::ZERO);
