@@ -8,6 +8,7 @@ use std::convert::Infallible;
 use std::future::{Ready, ready};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::Bytes;
 use graceful::cache::{CacheOutcome, LruCacheLayer};
@@ -128,8 +129,10 @@ async fn an_entry() {
     assert!(overhead <= 400, "{overhead}");
 }
 
-/// Allocations of a hit, whatever the size of the body.
+/// Allocations of a hit, whatever the size of the body: of one in the same second as the last, and of the
+/// first in another second, which has another age.
 async fn a_hit() {
+    tokio::time::pause();
     for size in [100, 10 * 1024, 1024 * 1024] {
         let layer = LruCacheLayer::new(1000);
         let mut service = layer.layer(Handler);
@@ -137,16 +140,20 @@ async fn a_hit() {
         response.into_body().collect().await.unwrap();
         // The first hit makes the body and the head shared, once for all.
         service.call(request(1, size)).await.unwrap().into_body().collect().await.unwrap();
-        let asked = request(1, size);
-        let (calls, held) = (CALLS.load(Ordering::Relaxed), HELD.load(Ordering::Relaxed));
-        let mut response = service.call(asked).await.unwrap();
-        let frame = response.body_mut().frame().await.unwrap().unwrap();
-        let (calls, bytes) =
-            (CALLS.load(Ordering::Relaxed) - calls, HELD.load(Ordering::Relaxed) - held);
-        assert_eq!(response.extensions().get(), Some(&CacheOutcome::Hit));
-        assert_eq!(frame.into_data().unwrap().len(), size);
-        println!("hit of {size} bytes: {calls} allocations, {bytes} bytes");
-        assert!(calls <= 8, "{calls} allocations");
-        assert!(bytes < 4096, "{bytes} bytes");
+        for later in [0, 1] {
+            tokio::time::advance(Duration::from_secs(later)).await;
+            let asked = request(1, size);
+            let (calls, held) = (CALLS.load(Ordering::Relaxed), HELD.load(Ordering::Relaxed));
+            let mut response = service.call(asked).await.unwrap();
+            let frame = response.body_mut().frame().await.unwrap().unwrap();
+            let (calls, bytes) =
+                (CALLS.load(Ordering::Relaxed) - calls, HELD.load(Ordering::Relaxed) - held);
+            assert_eq!(response.extensions().get(), Some(&CacheOutcome::Hit));
+            assert_eq!(response.headers()["age"], later.to_string());
+            assert_eq!(frame.into_data().unwrap().len(), size);
+            println!("hit of {size} bytes, {later} s old: {calls} allocations, {bytes} bytes");
+            assert!(calls <= 8, "{calls} allocations");
+            assert!(bytes < 4096, "{bytes} bytes");
+        }
     }
 }

@@ -49,45 +49,45 @@ pub(crate) fn from_stored<B>(
     asked: Asked<'_>,
     stored: &Stored,
     now: &Moment,
-    mut status: Status,
+    status: &Status,
 ) -> Response<ResponseBody<B>> {
     let head = &stored.head;
     let age = head.age(now);
-    status.ttl = Some((head.terms.lifetime(), age));
     let length = stored.body.len() as u64;
     let make = || {
-        let stamp = Stamp::new(options, age, length, asked.key, &status);
+        let ttl = Some((head.terms.lifetime(), age));
+        let stamp = Stamp::new(options, age, length, asked.key, &Status { ttl, ..status.clone() });
         let mut headers = head.fields.to_answer(stamp);
         if options.status_name.is_none() {
             remove_last(&mut headers, CACHE_STATUS);
         }
-        headers
+        whole(head.status, headers, ()).into_parts().0
     };
-    let mut headers = if status.is_plain_hit() && !options.status_key {
+    let mut parts = if status.is_plain_hit() && !options.status_key {
         made::head(head, options.status_name.as_ref(), age.as_secs(), make)
     } else {
         make()
     };
-    let form = form(options, asked, head.status, &headers, Some(length), now);
+    let form = form(options, asked, head.status, &parts.headers, Some(length), now);
     // Trailers need a body without a declared length (RFC 9112, section 7.1.2).
     let is_whole = matches!(form, Form::Whole);
     if is_bodiless(head.status) || (is_whole && stored.trailers.is_some()) {
-        headers.remove(CONTENT_LENGTH);
+        parts.headers.remove(CONTENT_LENGTH);
     }
     match form {
-        Form::NotModified => not_modified(headers),
-        Form::Unsatisfiable => unsatisfiable(headers, length),
+        Form::Whole => {
+            let body = ResponseBody::stored(stored.body.clone(), stored.trailers.clone());
+            Response::from_parts(parts, body)
+        }
+        Form::Head => Response::from_parts(parts, ResponseBody::empty()),
+        Form::NotModified => not_modified(parts.headers),
+        Form::Unsatisfiable => unsatisfiable(parts.headers, length),
         Form::Part(span) => part(
-            headers,
+            parts.headers,
             span,
             length,
             ResponseBody::stored(stored.body.slice(span.0 as usize..=span.1 as usize), None),
         ),
-        Form::Head => whole(head.status, headers, ResponseBody::empty()),
-        Form::Whole => {
-            let body = ResponseBody::stored(stored.body.clone(), stored.trailers.clone());
-            whole(head.status, headers, body)
-        }
     }
 }
 
@@ -250,11 +250,7 @@ fn joined(spans: &[Span]) -> Option<Span> {
 }
 
 #[inline]
-fn whole<B>(
-    status: StatusCode,
-    headers: HeaderMap,
-    body: ResponseBody<B>,
-) -> Response<ResponseBody<B>> {
+fn whole<B>(status: StatusCode, headers: HeaderMap, body: B) -> Response<B> {
     let mut response = Response::new(body);
     *response.status_mut() = status;
     *response.headers_mut() = headers;

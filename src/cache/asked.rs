@@ -4,6 +4,7 @@ use http::header::{CONNECTION, CONTENT_LENGTH};
 use http::{HeaderMap, Method};
 use http_body::Body;
 
+use super::key::Host;
 use super::outcome::Forward;
 use super::policy::field;
 
@@ -39,10 +40,12 @@ pub(crate) enum Kind {
 }
 
 impl Noted {
-    pub(crate) fn of(headers: &HeaderMap) -> Self {
-        let mut noted = Self::default();
-        for name in headers.keys() {
+    /// With the host that the request names, which the key needs.
+    pub(crate) fn of(headers: &HeaderMap) -> (Self, Host<'_>) {
+        let (mut noted, mut host) = (Self::default(), Host::None);
+        for (name, value) in headers {
             match name.as_str() {
+                "host" => host.add(value),
                 "upgrade" => noted.upgrade = true,
                 "connection" => noted.connection = true,
                 "content-length" => noted.length = true,
@@ -53,7 +56,7 @@ impl Noted {
                 _ => {}
             }
         }
-        noted
+        (noted, host)
     }
 
     pub(crate) fn kind(self, method: &Method, headers: &HeaderMap, body: &impl Body) -> Kind {

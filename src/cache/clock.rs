@@ -98,7 +98,8 @@ fn since_1970(wall: SystemTime) -> u64 {
 }
 
 fn millis(time: Duration) -> u64 {
-    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+    // In 64 bits: `as_millis` computes with 128.
+    time.as_secs().saturating_mul(1000).saturating_add(time.subsec_millis().into())
 }
 
 impl fmt::Debug for Clock {

@@ -17,6 +17,7 @@ use super::coalesce::{Live, Use};
 use super::event::count;
 use super::fields::Fields;
 use super::key::CacheKey;
+use super::made;
 use super::outcome::{CacheOutcome, Forward, Status};
 use super::partial;
 use super::policy::{
@@ -199,10 +200,7 @@ pub(crate) fn freshened(
     let terms = Terms::new(&options.rules, &exchange);
     let mut merged = merged;
     if !update.headers.contains_key(http::header::DATE) {
-        let date = super::policy::date::format(now.seconds());
-        if let Ok(date) = date.try_into() {
-            merged.insert(http::header::DATE, date);
-        }
+        merged.insert(http::header::DATE, made::date(now.seconds()));
     }
     let head = Head {
         status: stored.head.status,
@@ -337,7 +335,7 @@ pub(crate) fn landed_on<B>(
     };
     let status = Status { collapsed, ..answer::forwarded_status(forward, forward_status) };
     let asked = client.asked();
-    let mut response = answer::from_stored(&shared.options, asked, stored, &state.now(), status);
+    let mut response = answer::from_stored(&shared.options, asked, stored, &state.now(), &status);
     response.extensions_mut().insert(outcome);
     response
 }
@@ -356,6 +354,8 @@ pub(crate) fn spawn<F>(work: F) -> JoinHandle<F::Output>
 where
     F: Future<Output: Send> + Send + 'static,
 {
+    // Boxed: tokio moves a task some ten times until it runs, and these are of kilobytes.
+    let work = Box::pin(work);
     #[cfg(feature = "serve")]
     let work = tracing::Instrument::in_current_span(work);
     tokio::spawn(work)

@@ -22,16 +22,25 @@ pub(crate) struct Fields {
 
 impl Fields {
     pub(crate) fn new(shapes: &Shapes, headers: &HeaderMap) -> Self {
-        let total = headers.values().map(HeaderValue::len).sum();
+        Self::of(shapes, &headers.iter().collect::<Vec<_>>())
+    }
+
+    /// With one more at the end.
+    pub(crate) fn with(&self, shapes: &Shapes, name: &HeaderName, value: &HeaderValue) -> Self {
+        Self::of(shapes, &self.iter().chain([(name, value)]).collect::<Vec<_>>())
+    }
+
+    fn of(shapes: &Shapes, fields: &[(&HeaderName, &HeaderValue)]) -> Self {
+        let total = fields.iter().map(|(_, value)| value.len()).sum();
         let mut text = Vec::with_capacity(total);
-        for value in headers.values() {
+        for (_, value) in fields {
             text.extend_from_slice(value.as_bytes());
         }
         let text = Bytes::from(text);
         let mut at = 0;
-        let values: Box<[_]> = headers
-            .values()
-            .map(|value| {
+        let values: Box<[_]> = fields
+            .iter()
+            .map(|(_, value)| {
                 let slice = text.slice(at..at + value.len());
                 at += value.len();
                 let mut copy = HeaderValue::from_maybe_shared(slice)
@@ -40,7 +49,7 @@ impl Fields {
                 copy
             })
             .collect();
-        let names: Vec<HeaderName> = headers.iter().map(|(name, _)| name.clone()).collect();
+        let names: Vec<HeaderName> = fields.iter().map(|(name, _)| (*name).clone()).collect();
         let (shape, shape_bytes) = shapes.of(&names);
         let bytes = total + SHARED + size_of_val(&*values) + shape_bytes;
         Self { shape, values, bytes }

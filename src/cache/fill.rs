@@ -124,8 +124,9 @@ where
 
     fn hit(&self, stored: &Stored) -> Response<ResponseBody<B>> {
         let now = self.shared.state.now();
-        let mut response = self.shared.hit(self.client.asked(), stored, &now);
-        response.extensions_mut().insert(CacheOutcome::Hit);
+        let outcome = CacheOutcome::Hit;
+        let mut response = self.shared.stored(self.client.asked(), stored, &now, outcome);
+        response.extensions_mut().insert(outcome);
         response
     }
 

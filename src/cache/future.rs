@@ -23,6 +23,7 @@ enum Kind<B, E> {
 }
 
 impl<B, E> ResponseFuture<B, E> {
+    #[inline]
     pub(crate) fn ready(response: Response<ResponseBody<B>>) -> Self {
         Self { kind: Kind::Ready(Some(response)) }
     }

@@ -7,7 +7,7 @@ use http::{HeaderMap, Method, Request, Response};
 
 use super::coalesce::Landing;
 use super::event::CacheStats;
-use super::key::{CacheKey, KeyText};
+use super::key::{CacheKey, Host, KeyText};
 use super::policy::Exchange;
 use super::record;
 use super::service::{Shared, judge};
@@ -187,7 +187,7 @@ impl CacheHandle {
 
     fn key<B>(&self, request: &Request<B>) -> Option<CacheKey> {
         let ignore_host = self.shared.options.ignore_host;
-        let text = KeyText::of_request(request.uri(), request.headers(), ignore_host);
+        let text = KeyText::of_request(request.uri(), Host::of(request.headers()), ignore_host);
         text.map(|text| text.to_key())
     }
 }

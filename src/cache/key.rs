@@ -4,7 +4,7 @@ use std::cell::Cell;
 use std::fmt;
 
 use http::header::HOST;
-use http::{HeaderMap, Uri};
+use http::{HeaderMap, HeaderValue, Uri};
 
 /// Names a resource in the cache: authority, path and query.
 ///
@@ -31,8 +31,8 @@ impl CacheKey {
     }
 
     fn join(authority: &str, path_and_query: &str) -> Self {
-        let mut text = String::new();
-        join(&mut text, authority, path_and_query);
+        let mut text = without_default_port(authority).to_ascii_lowercase();
+        text.push_str(if path_and_query.is_empty() { "/" } else { path_and_query });
         Self { text: text.into_boxed_str() }
     }
 
@@ -81,6 +81,29 @@ impl CacheKey {
     }
 }
 
+/// The `Host` field of a request.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Host<'a> {
+    None,
+    One(&'a HeaderValue),
+    /// Nobody knows which of them is meant.
+    Several,
+}
+
+impl<'a> Host<'a> {
+    pub(crate) fn of(headers: &'a HeaderMap) -> Self {
+        let mut host = Self::None;
+        for value in headers.get_all(HOST) {
+            host.add(value);
+        }
+        host
+    }
+
+    pub(crate) fn add(&mut self, value: &'a HeaderValue) {
+        *self = if matches!(self, Self::None) { Self::One(value) } else { Self::Several };
+    }
+}
+
 /// The key of a request, in a buffer that the next one on this thread uses again: a hit needs no key of its
 /// own.
 #[derive(Debug)]
@@ -98,29 +121,41 @@ const LONGEST: usize = 4096;
 impl KeyText {
     /// The key of a request, or `None` where it cannot be known which resource is meant: several hosts, or
     /// one that is malformed.
-    pub(crate) fn of_request(uri: &Uri, headers: &HeaderMap, ignore_host: bool) -> Option<Self> {
+    pub(crate) fn of_request(uri: &Uri, host: Host<'_>, ignore_host: bool) -> Option<Self> {
         let path_and_query = uri.path_and_query().map_or("/", |path| path.as_str());
         if !path_and_query.starts_with('/') {
             return None;
         }
-        let mut hosts = headers.get_all(HOST).iter();
-        let host = hosts.next();
-        if hosts.next().is_some() {
-            return None;
-        }
-        let authority = match (ignore_host, uri.authority(), host) {
-            (true, _, _) | (false, None, None) => "",
-            (false, Some(authority), _) => authority.as_str(),
-            (false, None, Some(host)) => host.to_str().ok()?,
+        let host = match host {
+            Host::None => &[],
+            Host::One(host) => host.as_bytes(),
+            Host::Several => return None,
         };
-        // A slash in the host would let one resource pose as another.
-        if !authority.bytes().all(is_authority) {
-            return None;
+        let authority = match uri.authority() {
+            Some(authority) => authority.as_str().as_bytes(),
+            None => host,
+        };
+        let mut key = Self { text: BUFFER.take() };
+        key.text.clear();
+        if !ignore_host {
+            key.push_authority(authority)?;
         }
-        let mut text = BUFFER.take();
-        text.clear();
-        join(&mut text, authority, path_and_query);
-        Some(Self { text })
+        key.text.push_str(path_and_query);
+        Some(key)
+    }
+
+    /// Appends an authority in lower case, without its default port; `None` where it is malformed: a slash
+    /// in the host would let one resource pose as another.
+    fn push_authority(&mut self, authority: &[u8]) -> Option<()> {
+        self.text.reserve(authority.len());
+        for byte in authority {
+            match AUTHORITY[usize::from(*byte)] {
+                0 => return None,
+                lower => self.text.push(char::from(lower)),
+            }
+        }
+        self.text.truncate(without_default_port(&self.text).len());
+        Some(())
     }
 
     pub(crate) fn as_str(&self) -> &str {
@@ -140,16 +175,6 @@ impl Drop for KeyText {
     }
 }
 
-/// Appends the text of a key.
-fn join(text: &mut String, authority: &str, path_and_query: &str) {
-    let authority = without_default_port(authority);
-    let path_and_query = if path_and_query.is_empty() { "/" } else { path_and_query };
-    text.reserve_exact(authority.len() + path_and_query.len());
-    text.push_str(authority);
-    text.make_ascii_lowercase();
-    text.push_str(path_and_query);
-}
-
 impl fmt::Display for CacheKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.text)
@@ -164,24 +189,24 @@ impl From<&Uri> for CacheKey {
     }
 }
 
-fn is_authority(byte: u8) -> bool {
-    const ALLOWED: [bool; 256] = {
-        let mut allowed = [false; 256];
-        let others = b"-._~%!$&'()*+,;=:[]@";
-        let mut at = 0;
-        while at < 256 {
-            allowed[at] = (at as u8).is_ascii_alphanumeric();
-            at += 1;
+/// What may be in an authority, in lower case; zero for what may not.
+const AUTHORITY: [u8; 256] = {
+    let mut allowed = [0; 256];
+    let others = b"-._~%!$&'()*+,;=:[]@";
+    let mut at = 0;
+    while at < 256 {
+        if (at as u8).is_ascii_alphanumeric() {
+            allowed[at] = (at as u8).to_ascii_lowercase();
         }
-        let mut at = 0;
-        while at < others.len() {
-            allowed[others[at] as usize] = true;
-            at += 1;
-        }
-        allowed
-    };
-    ALLOWED[byte as usize]
-}
+        at += 1;
+    }
+    let mut at = 0;
+    while at < others.len() {
+        allowed[others[at] as usize] = others[at];
+        at += 1;
+    }
+    allowed
+};
 
 fn without_default_port(authority: &str) -> &str {
     authority.strip_suffix(":80").or(authority.strip_suffix(":443")).unwrap_or(authority)
@@ -196,7 +221,7 @@ mod tests {
         for host in hosts {
             headers.append(HOST, host.parse().unwrap());
         }
-        let key = KeyText::of_request(&uri.parse().unwrap(), &headers, false);
+        let key = KeyText::of_request(&uri.parse().unwrap(), Host::of(&headers), false);
         key.map(|key| key.to_key().to_string())
     }
 

@@ -1,10 +1,11 @@
-//! Heads of answers that were made a moment ago.
+//! What was made a moment ago: heads of answers, and the date.
 
 use std::cell::RefCell;
 use std::sync::Arc;
 
-use http::HeaderMap;
+use http::{HeaderValue, response};
 
+use super::policy;
 use super::stored::Head;
 
 /// The head of a hit. Within a second it is the same for all who ask.
@@ -13,7 +14,8 @@ struct Made {
     stored: Arc<Head>,
     name: Option<Arc<str>>,
     age: u64,
-    headers: HeaderMap,
+    /// Without extensions.
+    parts: response::Parts,
 }
 
 /// How many heads a thread remembers: what is asked for often is asked for more than once in a second.
@@ -22,6 +24,7 @@ const REMEMBERED: usize = 64;
 thread_local! {
     static MADE: RefCell<[Option<Made>; REMEMBERED]> =
         const { RefCell::new([const { None }; REMEMBERED]) };
+    static DATE: RefCell<Option<(i64, HeaderValue)>> = const { RefCell::new(None) };
 }
 
 /// The head of an answer from `stored` at this `age` in seconds, by a cache of this `name`: a copy of the
@@ -30,25 +33,48 @@ pub(crate) fn head(
     stored: &Arc<Head>,
     name: Option<&Arc<str>>,
     age: u64,
-    make: impl FnOnce() -> HeaderMap,
-) -> HeaderMap {
+    make: impl FnOnce() -> response::Parts,
+) -> response::Parts {
     MADE.with_borrow_mut(|all| {
         // The low bits of an address are those of its alignment.
         let slot = &mut all[(Arc::as_ptr(stored).addr() >> 6) % REMEMBERED];
-        let is_same = |made: &&Made| {
+        // The same fields, then, if not the same values.
+        let same = slot.as_mut().filter(|made| {
             let same_name = match (&made.name, name) {
                 (Some(known), Some(name)) => Arc::ptr_eq(known, name),
                 (None, None) => true,
                 _ => false,
             };
-            made.age == age && Arc::ptr_eq(&made.stored, stored) && same_name
-        };
-        if let Some(made) = slot.as_ref().filter(is_same) {
-            return made.headers.clone();
+            Arc::ptr_eq(&made.stored, stored) && same_name
+        });
+        if let Some(made) = &same
+            && made.age == age
+        {
+            return made.parts.clone();
         }
-        let headers = make();
-        let (stored, name) = (stored.clone(), name.cloned());
-        *slot = Some(Made { stored, name, age, headers: headers.clone() });
-        headers
+        let parts = make();
+        if let Some(made) = same {
+            made.age = age;
+            for (old, new) in made.parts.headers.values_mut().zip(parts.headers.values()) {
+                old.clone_from(new);
+            }
+        } else {
+            let (stored, name) = (stored.clone(), name.cloned());
+            *slot = Some(Made { stored, name, age, parts: parts.clone() });
+        }
+        parts
+    })
+}
+
+/// The value of `Date` for this second.
+pub(crate) fn date(seconds: i64) -> HeaderValue {
+    DATE.with_borrow_mut(|known| match known {
+        Some((then, value)) if *then == seconds => value.clone(),
+        _ => {
+            let text = policy::date::format(seconds);
+            let value = HeaderValue::try_from(text).expect("a date is a valid value");
+            *known = Some((seconds, value.clone()));
+            value
+        }
     })
 }

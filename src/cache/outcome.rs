@@ -121,7 +121,7 @@ impl Status {
     }
 
     pub(crate) fn to_value(&self, name: &str, key: Option<&str>) -> HeaderValue {
-        let mut text = String::new();
+        let mut text = String::with_capacity(64);
         self.write_to(&mut text, name, key);
         HeaderValue::try_from(text).unwrap_or_else(|_| HeaderValue::from_static("invalid"))
     }

@@ -18,9 +18,10 @@ use super::epoch::Epoch;
 use super::event::count;
 use super::fields::Fields;
 use super::key::CacheKey;
+use super::made;
 use super::options::Options;
 use super::policy::vary::{self, Vary};
-use super::policy::{Refusal, Terms, date, single, stored_fields};
+use super::policy::{Refusal, Terms, single, stored_fields};
 use super::service::Shared;
 use super::stored::{Head, Stored, Tags};
 use super::tape::Tape;
@@ -96,9 +97,7 @@ pub(crate) fn head(
     let rules = &shared.options.rules;
     if !response.headers.contains_key(DATE) {
         // Without one hyper would add the date of each hit, beside the age of the first.
-        let now = date::format(now.seconds());
-        let value = HeaderValue::try_from(now).expect("a date is a valid value");
-        response.headers.insert(DATE, value);
+        response.headers.insert(DATE, made::date(now.seconds()));
     }
     let vary = Vary::parse(&response.headers, &rules.key_headers);
     let head = Head {
@@ -282,11 +281,10 @@ fn with_etag(shared: &Shared, head: &Head, body: &[u8]) -> Head {
         hasher.finish()
     };
     let tag = format!("\"{:016x}{:016x}\"", half(0), half(1));
-    let mut fields = head.fields.to_map(1);
-    fields.insert(ETAG, HeaderValue::try_from(tag).expect("hexadecimal digits are valid"));
+    let tag = HeaderValue::try_from(tag).expect("hexadecimal digits are valid");
     Head {
         status: head.status,
-        fields: Fields::new(&shared.state.shapes, &fields),
+        fields: head.fields.with(&shared.state.shapes, &ETAG, &tag),
         terms: head.terms.clone(),
         selection: head.selection.clone(),
         at: head.at,

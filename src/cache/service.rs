@@ -96,13 +96,13 @@ where
                 return self.bypass(request, Forward::Bypass);
             }
         }
-        let noted = Noted::of(request.headers());
+        let (noted, host) = Noted::of(request.headers());
         let kind = noted.kind(request.method(), request.headers(), request.body());
         if let Kind::Neither(forward) = kind {
             return self.bypass(request, forward);
         }
         let uri = original_uri(options, request.uri(), request.extensions());
-        let Some(key) = KeyText::of_request(uri, request.headers(), options.ignore_host) else {
+        let Some(key) = KeyText::of_request(uri, host, options.ignore_host) else {
             return self.bypass(request, Forward::Bypass);
         };
         if let Kind::Write = kind {
@@ -119,29 +119,28 @@ where
         }
         let (method, headers) = (request.method(), request.headers());
         let asked = Asked { method, headers, key: key.as_str(), noted };
-        let (mut response, outcome, missing) = match self.stack.shared.look(asked, control) {
-            Look::Answer(response, outcome) => (response, outcome, None),
-            Look::Refresh(response, missing) => (response, CacheOutcome::Stale, Some(missing)),
+        let shared = &*self.stack.shared;
+        let now = shared.state.now();
+        let (mut response, outcome) = match shared.look(asked, &control, &now) {
+            Look::Stored(stored, outcome) => {
+                // Returned from here: to move an answer costs as much as to look for it.
+                let mut response = shared.stored(asked, &stored, &now, outcome);
+                *response.extensions_mut() = shared.extensions(&mut request, outcome);
+                return ResponseFuture::ready(response);
+            }
+            Look::Refresh(stored, missing) => {
+                let outcome = CacheOutcome::Stale;
+                let response = shared.stored(asked, &stored, &now, outcome);
+                // The next GET validates; a HEAD would be answered without a body to store.
+                if request.method() != Method::HEAD {
+                    self.fill(request, key.to_key(), noted, missing).refresh();
+                }
+                (response, outcome)
+            }
+            Look::Answer(response, outcome) => (response, outcome),
             Look::Missing(missing) => return self.forward(request, key.to_key(), noted, missing),
         };
-        match missing {
-            // The next GET validates; a HEAD would be answered without a body to store.
-            Some(missing) if request.method() != Method::HEAD => {
-                response.extensions_mut().insert(outcome);
-                self.fill(request, key.to_key(), noted, missing).refresh();
-            }
-            _ => {
-                let mut extensions = std::mem::take(request.extensions_mut());
-                if extensions.is_empty() && outcome == CacheOutcome::Hit {
-                    extensions = self.stack.shared.state.hit.clone();
-                } else {
-                    // The request ends here, and its map serves the response: emptied, it keeps its memory.
-                    extensions.clear();
-                    extensions.insert(outcome);
-                }
-                *response.extensions_mut() = extensions;
-            }
-        }
+        response.extensions_mut().insert(outcome);
         ResponseFuture::ready(response)
     }
 }
@@ -158,9 +157,11 @@ struct Missing {
 
 /// What the store has for a request.
 enum Look<B> {
+    /// What answers.
+    Stored(Arc<Stored>, CacheOutcome),
+    /// What answers although it is stale, and is to be validated in the background.
+    Refresh(Arc<Stored>, Missing),
     Answer(Response<ResponseBody<B>>, CacheOutcome),
-    /// A stale answer, and what is to be validated in the background.
-    Refresh(Response<ResponseBody<B>>, Missing),
     Missing(Missing),
 }
 
@@ -247,51 +248,55 @@ impl<S: Clone> LruCache<S> {
 }
 
 impl Shared {
-    /// Looks for what may answer without the handler.
-    fn look<B>(&self, asked: Asked<'_>, control: RequestControl) -> Look<B> {
-        let Self { state, options } = self;
-        let now = state.now();
-        let mut missing =
-            Missing { forward: Forward::UriMiss, control, stale: None, vary: Vary::Nothing };
-        match state.find(asked.key, asked.headers, &now) {
-            Found::Selected(stored) => {
-                let expired = stored.expired_for(&now);
-                let age = stored.head.age(&now);
-                let terms = &stored.head.terms;
-                let response = match reuse::reuse(terms, &missing.control, age, expired) {
-                    Reuse::Fresh => {
-                        return Look::Answer(self.hit(asked, &stored, &now), CacheOutcome::Hit);
-                    }
-                    Reuse::Stale => {
-                        return Look::Answer(self.stale(asked, &stored, &now), CacheOutcome::Stale);
-                    }
-                    Reuse::StaleWhileRevalidate => Some(self.stale(asked, &stored, &now)),
-                    Reuse::Validate => None,
-                };
-                let fresh = terms.is_fresh(age) && expired.is_none();
-                missing.forward = if fresh { Forward::Request } else { Forward::Stale };
-                missing.vary = vary_of(&stored);
-                missing.stale = Some(stored);
-                if let Some(response) = response {
-                    return Look::Refresh(response, missing);
-                }
-            }
-            Found::OtherVariant(stored) => {
-                missing.forward = Forward::VaryMiss;
-                missing.vary = vary_of(&stored);
-            }
-            Found::Nothing => {}
+    /// Those of a response that ends `request`.
+    fn extensions<Q>(&self, request: &mut Request<Q>, outcome: CacheOutcome) -> Extensions {
+        let mut extensions = std::mem::take(request.extensions_mut());
+        if extensions.is_empty() && outcome == CacheOutcome::Hit {
+            return self.state.hit.clone();
         }
+        // Emptied, they keep their memory.
+        extensions.clear();
+        extensions.insert(outcome);
+        extensions
+    }
+
+    /// Looks for what may answer without the handler.
+    fn look<B>(&self, asked: Asked<'_>, control: &RequestControl, now: &Moment) -> Look<B> {
+        let Self { state, options } = self;
+        let (forward, stale, vary) = match state.find(asked.key, asked.headers, now) {
+            Found::Selected(stored) => {
+                let expired = stored.expired_for(now);
+                let age = stored.head.age(now);
+                let terms = &stored.head.terms;
+                let reuse = reuse::reuse(terms, control, age, expired);
+                match reuse {
+                    Reuse::Fresh => return Look::Stored(stored, CacheOutcome::Hit),
+                    Reuse::Stale => return Look::Stored(stored, CacheOutcome::Stale),
+                    Reuse::StaleWhileRevalidate | Reuse::Validate => {}
+                }
+                let fresh = terms.is_fresh(age) && expired.is_none();
+                let forward = if fresh { Forward::Request } else { Forward::Stale };
+                let (control, vary) = (control.clone(), vary_of(&stored));
+                if reuse == Reuse::StaleWhileRevalidate {
+                    let stale = Some(stored.clone());
+                    return Look::Refresh(stored, Missing { forward, control, stale, vary });
+                }
+                (forward, Some(stored), vary)
+            }
+            Found::OtherVariant(stored) => (Forward::VaryMiss, None, vary_of(&stored)),
+            Found::Nothing => (Forward::UriMiss, None, Vary::Nothing),
+        };
+        let mut missing = Missing { forward, control: control.clone(), stale, vary };
         if missing.stale.is_none()
             && options.rules.partial
             && *asked.method == Method::GET
             && asked.noted.range
-            && let Some(known) = state.parts(asked.key, &now)
+            && let Some(known) = state.parts(asked.key, now)
         {
-            let age = known.head.age(&now);
+            let age = known.head.age(now);
             let reuse = reuse::reuse(&known.head.terms, &missing.control, age, None);
             if reuse == Reuse::Fresh
-                && let Some(response) = answer::from_parts(options, asked, &known, &now)
+                && let Some(response) = answer::from_parts(options, asked, &known, now)
             {
                 count(&state.counters.hits);
                 state.tell_hit(asked.key);
@@ -306,29 +311,19 @@ impl Shared {
         Look::Missing(missing)
     }
 
-    /// Answers with a fresh stored response.
+    /// Answers with what is stored, fresh or stale; the outcome is for the caller to add.
     #[inline]
-    pub(crate) fn hit<B>(
+    pub(crate) fn stored<B>(
         &self,
         asked: Asked<'_>,
         stored: &Stored,
         now: &Moment,
+        outcome: CacheOutcome,
     ) -> Response<ResponseBody<B>> {
-        count(&self.state.counters.hits);
+        let counters = &self.state.counters;
+        count(if outcome == CacheOutcome::Hit { &counters.hits } else { &counters.stale });
         self.state.tell_hit(asked.key);
-        answer::from_stored(&self.options, asked, stored, now, HIT)
-    }
-
-    /// Answers with a stale one.
-    fn stale<B>(
-        &self,
-        asked: Asked<'_>,
-        stored: &Stored,
-        now: &Moment,
-    ) -> Response<ResponseBody<B>> {
-        count(&self.state.counters.stale);
-        self.state.tell_hit(asked.key);
-        answer::from_stored(&self.options, asked, stored, now, HIT)
+        answer::from_stored(&self.options, asked, stored, now, &HIT)
     }
 }
 

@@ -114,7 +114,9 @@ impl State {
 
     fn get(&self, key: &str, now: &Moment) -> Option<Resource> {
         let (found, gone) = self.store.get(key, now);
-        self.discard(gone);
+        if !gone.is_empty() {
+            self.discard(gone);
+        }
         found
     }
 

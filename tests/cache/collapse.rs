@@ -566,9 +566,9 @@ async fn a_burst_of_what_cannot_be_shared_waits_twice_and_then_once() {
     for make in refused {
         let app = slow(make);
         let (_, end) = burst(&app).await;
-        assert!(end[299] <= ORIGIN * 2 + ORIGIN / 10, "{:?}", end[299]);
+        assert!(end[299] <= ORIGIN * 2, "{:?}", end[299]);
         let (_, end) = burst(&app).await;
-        assert!(end[299] <= ORIGIN + ORIGIN / 10, "{:?}", end[299]);
+        assert!(end[299] <= ORIGIN, "{:?}", end[299]);
         assert_eq!(app.calls(), 600);
     }
 }

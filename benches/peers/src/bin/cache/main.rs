@@ -2,18 +2,22 @@
 //!
 //! ```text
 //! cargo run --release --features cache --bin cache
+//! cargo run --release --features cache --bin cache hits
 //! cargo run --release --features cache --bin cache sockets
 //! cargo run --release --features cache --bin cache collapse
+//! cargo run --release --features cache --bin cache expiry
 //! ```
 //!
 //! Everything runs in one process, through `oneshot` on a clone of the service, as a server calls it. Routers
-//! have their state, as `axum::serve` gives it to them. The contenders take turns in slices of 100 calls.
+//! have their state, as `axum::serve` gives it to them. The contenders take turns in slices of 100 calls. The
+//! requests of a slice are made before its time begins, and allocations are counted only where they are asked
+//! for: both would be a part of every figure.
 #![allow(unsafe_code, clippy::print_stdout)]
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
@@ -30,14 +34,17 @@ use tower::{Layer, Service, ServiceExt};
 
 struct Counting;
 
+static IS_COUNTING: AtomicBool = AtomicBool::new(false);
 static CALLS: AtomicUsize = AtomicUsize::new(0);
 static BYTES: AtomicUsize = AtomicUsize::new(0);
 
 // SAFETY: hands everything on to the system's allocator and only counts.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        CALLS.fetch_add(1, Ordering::Relaxed);
-        BYTES.fetch_add(layout.size(), Ordering::Relaxed);
+        if IS_COUNTING.load(Ordering::Relaxed) {
+            CALLS.fetch_add(1, Ordering::Relaxed);
+            BYTES.fetch_add(layout.size(), Ordering::Relaxed);
+        }
         // SAFETY: the caller's promise is handed on.
         unsafe { System.alloc(layout) }
     }
@@ -199,9 +206,10 @@ fn hits(contenders: &[Contender], path: &str, slices: usize) -> Vec<f64> {
             for (contender, figures) in contenders.iter().zip(&mut figures) {
                 // A slow one must not take all the time.
                 let calls = if figures.last().is_some_and(|last| *last > 1e5) { 2 } else { CALLS };
+                let requests: Vec<_> = (0..calls).map(|_| request(path)).collect();
                 let start = Instant::now();
-                for _ in 0..calls {
-                    (contender.call)(request(path)).await;
+                for request in requests {
+                    (contender.call)(request).await;
                 }
                 figures.push(start.elapsed().as_nanos() as f64 / calls as f64);
                 // What was begun in the background ends here.
@@ -235,11 +243,13 @@ fn allocations(contender: &Contender, path: &str) -> (usize, usize) {
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
         let request = request(path);
-        let (calls, bytes) = (CALLS.load(Ordering::Relaxed), BYTES.load(Ordering::Relaxed));
+        CALLS.store(0, Ordering::Relaxed);
+        BYTES.store(0, Ordering::Relaxed);
+        IS_COUNTING.store(true, Ordering::Relaxed);
         (contender.call)(request).await;
-        let calls = CALLS.load(Ordering::Relaxed) - calls;
+        IS_COUNTING.store(false, Ordering::Relaxed);
         // The box around the call is this program's.
-        (calls - 1, BYTES.load(Ordering::Relaxed) - bytes)
+        (CALLS.load(Ordering::Relaxed) - 1, BYTES.load(Ordering::Relaxed))
     })
 }
 
@@ -281,9 +291,11 @@ fn misses(contender: &Contender) -> f64 {
     runtime.block_on(async {
         let mut rounds = Vec::new();
         for round in 0..5 {
+            let requests: Vec<_> =
+                (0..4000).map(|number| request(&format!("/miss/{round}-{number}"))).collect();
             let start = Instant::now();
-            for number in 0..4000 {
-                (contender.call)(request(&format!("/miss/{round}-{number}"))).await;
+            for request in requests {
+                (contender.call)(request).await;
             }
             rounds.push(start.elapsed().as_nanos() as f64 / 4000.0);
         }
@@ -389,6 +401,7 @@ fn sockets(name: &str) -> f64 {
 }
 
 mod collapse;
+mod expiry;
 
 fn main() {
     let arguments: Vec<String> = std::env::args().collect();
@@ -411,6 +424,7 @@ fn main() {
             return;
         }
         Some("collapse") => return collapse::run(),
+        Some("expiry") => return expiry::run(),
         // For a profiler: as many hits of 1 KiB by one contender as the second number says.
         Some("hit") => {
             let mut all = contenders(Duration::ZERO);
@@ -422,7 +436,6 @@ fn main() {
     let all = contenders(Duration::ZERO);
     let sizes = ["/100", "/1024", "/1048576"];
     let figures: Vec<Vec<f64>> = sizes.iter().map(|path| hits(&all, path, 300)).collect();
-    let stale = hits(&all[..3], "/stale", 300);
     println!("hit: ns of 100 B, 1 KiB, 1 MiB | relative to the handler | allocations, bytes");
     for (at, contender) in all.iter().enumerate() {
         let (calls, bytes) = allocations(contender, "/1024");
@@ -435,7 +448,11 @@ fn main() {
             figures[1][at] / figures[1][0],
         );
     }
+    if arguments.get(1).is_some_and(|one| one == "hits") {
+        return;
+    }
     println!("\nstale hit (stale-while-revalidate, refreshed each time): ns");
+    let stale = hits(&all[..3], "/stale", 300);
     for (contender, figure) in all.iter().zip(&stale) {
         println!("{:26} {figure:9.0}", contender.name);
     }
