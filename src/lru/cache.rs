@@ -118,7 +118,7 @@ impl<K, V, P, S> Cache<K, V, P, S> {
 
 impl<K: Hash + Eq, V, P: Policy, S: BuildHasher> Cache<K, V, P, S> {
     /// The value of a key, which counts as a use.
-    #[inline]
+    #[inline(always)]
     pub fn get<Q>(&mut self, key: &Q) -> Option<&V>
     where
         K: Borrow<Q>,
@@ -132,7 +132,7 @@ impl<K: Hash + Eq, V, P: Policy, S: BuildHasher> Cache<K, V, P, S> {
     ///
     /// The hash is that of [`Cache::hasher`] over an owned key. So a lookup needs to build no key, even where
     /// no borrowed form of it exists.
-    #[inline]
+    #[inline(always)]
     pub fn get_by_hash(&mut self, hash: u64, eq: impl FnMut(&K) -> bool) -> Option<&V> {
         let id = self.use_entry(hash, eq)?;
         Some(self.core.store.value(id))
@@ -469,8 +469,11 @@ impl<K: Hash + Eq, V, P: Policy, S: BuildHasher> Cache<K, V, P, S> {
     /// As `look_up`, as a use. An expired entry leaves.
     #[inline(always)]
     fn use_entry(&mut self, hash: u64, eq: impl FnMut(&K) -> bool) -> Option<Id> {
-        let mut sink = self.core.report_if(P::EXPIRES);
-        self.use_entry_into(hash, eq, &mut sink)
+        if P::EXPIRES {
+            let mut sink = self.core.report();
+            return self.use_entry_into(hash, eq, &mut sink);
+        }
+        self.use_entry_into(hash, eq, &mut Discard)
     }
 
     #[inline(always)]

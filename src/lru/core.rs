@@ -4,7 +4,7 @@ use std::fmt;
 use std::hash::{BuildHasher, Hash};
 use std::sync::Arc;
 
-use super::raw::{Change, GHOSTS, Id, LISTS, Store};
+use super::raw::{GHOSTS, Id, LISTS, Store};
 use super::wheel::{NEVER, Wheel};
 
 /// Entries that were asked for once, or all of them where a policy has one list.
@@ -107,14 +107,14 @@ pub struct Core<K, V, S> {
     pub(crate) store: Store<K, V>,
     pub(crate) hasher: S,
     pub(crate) capacity: usize,
-    /// The list of each node, where there are several.
+    /// The list of each entry, where there are several.
     tags: Vec<u8>,
     many: bool,
     plain: bool,
     counts: [usize; LISTS],
     sizes: [usize; LISTS],
     pub(crate) weigher: Option<Weigher<K, V>>,
-    /// The weight of each node, where there is a weigher.
+    /// The weight of each entry, where there is a weigher.
     weights: Vec<usize>,
     pub(crate) wheel: Option<Box<Wheel>>,
     /// When the entry that is being written expires.
@@ -125,7 +125,7 @@ pub struct Core<K, V, S> {
 impl<K, V, S> Core<K, V, S> {
     pub(crate) fn new(lists: usize, capacity: usize, hasher: S) -> Self {
         Self {
-            store: Store::new(lists),
+            store: Store::new(),
             hasher,
             capacity,
             tags: Vec::new(),
@@ -276,6 +276,15 @@ impl<K, V, S> Core<K, V, S> {
         }
     }
 
+    /// One entry came in the place of another.
+    #[inline(always)]
+    pub(crate) fn change_deadline(&mut self, from: Id, to: Id) {
+        if let Some(wheel) = &mut self.wheel {
+            wheel.cancel(from);
+            wheel.set(to, self.deadline);
+        }
+    }
+
     /// Writes another value in place.
     #[inline]
     pub(crate) fn replace(&mut self, id: Id, value: V, weight: usize) -> V {
@@ -299,7 +308,7 @@ impl<K, V, S> Core<K, V, S> {
         sink: &mut impl Sink<K, V>,
     ) {
         if let Some(id) = self.store.oldest(from) {
-            self.store.prefetch_newer(id);
+            self.store.prefetch_after(id);
             let value = self.make_ghost(id, from, to);
             sink.ghost(self.store.key(id), value, cause);
         }
@@ -307,9 +316,8 @@ impl<K, V, S> Core<K, V, S> {
 
     /// Empties everything, the oldest first, in the order of these lists, then the ghosts.
     pub(crate) fn purge(&mut self, order: &[usize], mut take: impl FnMut(K, V)) {
-        let lists = if self.many { LISTS } else { 1 };
         // Taken out first: when `take` panics, the rest goes with it and the cache is empty and whole.
-        let store = std::mem::replace(&mut self.store, Store::new(lists));
+        let store = std::mem::replace(&mut self.store, Store::new());
         self.counts = [0; LISTS];
         self.sizes = [0; LISTS];
         let side = (std::mem::take(&mut self.tags), std::mem::take(&mut self.weights));
@@ -326,11 +334,6 @@ impl<K, V, S> Core<K, V, S> {
 }
 
 impl<K: Hash + Eq, V, S: BuildHasher> Core<K, V, S> {
-    #[inline(always)]
-    fn hash_of(&self, id: Id) -> u64 {
-        self.hasher.hash_one(self.store.key(id))
-    }
-
     /// Room for one more. Runs the keys' `Hash` when the store grows.
     #[inline(always)]
     fn make_room(&mut self, most: usize) {
@@ -359,27 +362,34 @@ impl<K: Hash + Eq, V, S: BuildHasher> Core<K, V, S> {
         if entries <= self.store.room() {
             return;
         }
-        let nodes = entries + LISTS;
-        if self.many {
-            self.tags.reserve_exact(nodes - self.tags.len());
-        }
-        if self.weigher.is_some() {
-            self.weights.reserve_exact(nodes - self.weights.len());
-        }
-        if let Some(wheel) = &mut self.wheel {
-            wheel.grow(nodes);
-        }
-        let hasher = &self.hasher;
-        self.store.grow(entries, |key| hasher.hash_one(key));
-        if self.many {
-            self.tags.resize(nodes, 0);
-        }
-        if self.weigher.is_some() {
-            self.weights.resize(nodes, 0);
-        }
+        let ids = Store::<K, V>::ids_for(entries);
+        // What is known about each entry moves with it, to where it is found by its new id.
+        let mut tags = vec![0; if self.many { ids } else { 0 }];
+        let mut weights = vec![0; if self.weigher.is_some() { ids } else { 0 }];
+        let mut wheel = self.wheel.as_ref().map(|wheel| wheel.emptied(ids));
+        let (hasher, old) = (&self.hasher, (&self.tags, &self.weights, &self.wheel));
+        self.store.grow(
+            entries,
+            |key| hasher.hash_one(key),
+            |from, to| {
+                if let Some(tag) = tags.get_mut(to.index()) {
+                    *tag = old.0[from.index()];
+                }
+                if let Some(weight) = weights.get_mut(to.index()) {
+                    *weight = old.1[from.index()];
+                }
+                if let (Some(wheel), Some(old)) = (&mut wheel, old.2) {
+                    wheel.set(to, old.deadline(from));
+                }
+            },
+        );
+        debug_assert_eq!(self.store.ids(), ids);
+        self.tags = tags;
+        self.weights = weights;
+        self.wheel = wheel.map(Box::new);
     }
 
-    /// Adds a new entry; the key is not in the store. `most` is how many nodes the policy can ever need.
+    /// Adds a new entry; the key is not in the store. `most` is how many entries and ghosts the policy can ever need.
     #[inline]
     pub(crate) fn push(
         &mut self,
@@ -428,80 +438,64 @@ impl<K: Hash + Eq, V, S: BuildHasher> Core<K, V, S> {
 
     /// Puts a new entry in the place of the oldest one of the only list, where every entry weighs 1.
     #[inline(always)]
-    pub(crate) fn reuse_oldest(&mut self, id: Id, hash: u64, key: K, value: V) -> (K, V) {
-        let hashes = Change { from: self.hash_of(id), to: hash };
-        self.prefetch_next(id);
-        self.store.reuse(id, RECENT, hashes, key, value)
-    }
-
-    /// Puts a new entry in the place of the oldest ghost of a list, where every entry weighs 1.
-    #[inline(always)]
-    pub(crate) fn reuse_ghost(
+    pub(crate) fn replace_oldest(
         &mut self,
-        ghosts: usize,
-        list: usize,
+        oldest: Id,
         hash: u64,
         key: K,
         value: V,
-        most: usize,
-    ) -> Id {
-        let Some(id) = self.store.oldest(ghosts) else {
-            return self.push(list, hash, key, value, 1, most);
-        };
-        let hashes = Change { from: self.hash_of(id), to: hash };
-        self.prefetch_next(id);
-        self.leave_list(id, ghosts);
-        self.enter(id, list, 1);
-        drop(self.store.reuse_ghost(id, list, hashes, key, value));
-        id
-    }
-
-    /// Brings what the next eviction needs, which otherwise waits for one line after the other: the index
-    /// line of the next entry, whose node came the last time, and the node of the one after it.
-    #[inline(always)]
-    fn prefetch_next(&self, id: Id) {
-        let Some(next) = self.store.newer(id) else {
-            return;
-        };
-        // Not for keys that own something: to hash them is to wait for that.
-        if !std::mem::needs_drop::<K>() && self.store.is_large() {
-            self.store.prefetch_hash(self.hash_of(next));
-            self.store.prefetch_newer(next);
-        } else {
-            self.store.prefetch_newer(id);
-        }
+    ) -> (Id, (K, V)) {
+        self.store.prefetch_after(oldest);
+        let old = self.store.remove(oldest, |key| self.hasher.hash_one(key));
+        (self.store.insert(RECENT, hash, key, value), old)
     }
 
     /// Takes out an entry that is no ghost.
+    #[inline(always)]
     pub(crate) fn take(&mut self, id: Id) -> (K, V) {
-        let hash = self.hash_of(id);
-        self.take_hashed(id, hash)
+        let list = self.list_of(id);
+        self.take_from(id, list)
     }
 
+    /// As `take`, where the list is known.
+    #[inline(always)]
+    pub(crate) fn take_from(&mut self, id: Id, list: usize) -> (K, V) {
+        let pair = self.store.remove(id, |key| self.hasher.hash_one(key));
+        self.leave_list(id, list);
+        if let Some(wheel) = &mut self.wheel {
+            wheel.cancel(id);
+        }
+        pair
+    }
+
+    /// As `take`, where the hash is known.
     pub(crate) fn take_hashed(&mut self, id: Id, hash: u64) -> (K, V) {
         self.leave(id);
         if let Some(wheel) = &mut self.wheel {
             wheel.cancel(id);
         }
-        self.store.remove(id, hash)
+        self.store.remove(id, |_| hash)
     }
 
     /// Forgets a ghost.
-    pub(crate) fn forget(&mut self, id: Id) -> K {
-        let hash = self.hash_of(id);
-        self.forget_hashed(id, hash)
+    #[inline(always)]
+    fn forget_from(&mut self, id: Id, list: usize) -> K {
+        let key = self.store.remove_ghost(id, |key| self.hasher.hash_one(key));
+        self.leave_list(id, list);
+        key
     }
 
+    /// As `forget_from`, where the hash is known.
     pub(crate) fn forget_hashed(&mut self, id: Id, hash: u64) -> K {
         self.leave(id);
-        self.store.remove_ghost(id, hash)
+        self.store.remove_ghost(id, |_| hash)
     }
 
     /// Evicts the oldest entry of a list for good.
     pub(crate) fn evict(&mut self, list: usize, cause: Cause, sink: &mut impl Sink<K, V>) {
         if let Some(id) = self.store.oldest(list) {
-            self.prefetch_next(id);
-            let (key, value) = self.take(id);
+            self.store.prefetch_after(id);
+            let (key, value) = self.take_from(id, list);
             sink.entry(key, value, cause);
         }
     }
@@ -511,8 +505,8 @@ impl<K: Hash + Eq, V, S: BuildHasher> Core<K, V, S> {
         while self.size(list) > limit {
             match self.store.oldest(list) {
                 Some(id) if Some(id) != hold => {
-                    self.prefetch_next(id);
-                    drop(self.forget(id));
+                    self.store.prefetch_after(id);
+                    drop(self.forget_from(id, list));
                 }
                 _ => break,
             }

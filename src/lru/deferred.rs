@@ -11,7 +11,7 @@ use super::cache::Cache;
 use super::core::{Cause, Core, Sink};
 use super::ordered::Ordered;
 use super::policy::{Policy, Rules, forward, inner};
-use super::raw::{Id, LISTS};
+use super::raw::Id;
 
 /// The most entries of a list that one write spares because they were asked for, so that no write takes long.
 const CHANCES: usize = 16;
@@ -25,7 +25,7 @@ const CHANCES: usize = 16;
 pub struct Deferred<P> {
     pub(crate) policy: P,
     is_on: bool,
-    /// Of each node: whether it was asked for since it was touched.
+    /// Of each entry: whether it was asked for since it was touched.
     asked: Vec<AtomicBool>,
 }
 
@@ -75,13 +75,16 @@ impl<P: Policy> Deferred<P> {
         self.asked.get_mut(id.index()).is_some_and(|asked| std::mem::take(asked.get_mut()))
     }
 
-    /// The entry is new: nobody asked for it yet, whoever had its node before.
+    /// The entry is new: nobody asked for it yet, whoever had its place before.
     fn begin<K, V, S>(&mut self, core: &Core<K, V, S>, id: Id) {
         if !self.is_on {
             return;
         }
-        if id.index() >= self.asked.len() {
-            self.asked.resize_with(core.store.room() + LISTS, AtomicBool::default);
+        if self.asked.len() != core.store.ids() {
+            // It grew, and every entry has another id. Nothing had to leave yet, and what was asked for until
+            // now counts no more than what comes.
+            self.asked.clear();
+            self.asked.resize_with(core.store.ids(), AtomicBool::default);
         }
         *self.asked[id.index()].get_mut() = false;
     }

@@ -265,14 +265,14 @@ impl Rules for Lru {
         weight: usize,
         sink: &mut T,
     ) -> Id {
-        // Full of entries that weigh 1: the new one takes the node of the oldest.
+        // Full of entries that weigh 1: the oldest leaves, and is told of once the new one is there.
         if (T::PLAIN || core.weigher.is_none())
             && core.count(RECENT) == core.capacity
-            && let Some(id) = core.store.oldest(RECENT)
+            && let Some(oldest) = core.store.oldest(RECENT)
         {
-            let (old_key, old_value) = core.reuse_oldest(id, hash, key, value);
+            let (id, (old_key, old_value)) = core.replace_oldest(oldest, hash, key, value);
             if !T::PLAIN {
-                core.set_deadline(id);
+                core.change_deadline(oldest, id);
             }
             sink.entry(old_key, old_value, Cause::Capacity);
             return id;

@@ -10,7 +10,7 @@
 //! arguments, what leaves is returned, and growth builds the new index before it swaps it in.
 #![allow(unsafe_code)]
 
-mod chunk;
+mod group;
 mod index;
 mod links;
 mod store;
@@ -19,7 +19,7 @@ mod tests;
 mod validate;
 mod walk;
 
-pub(crate) use self::store::{Change, Store};
+pub(crate) use self::store::Store;
 pub(crate) use self::walk::{Walk, WalkMut};
 
 /// The first ghost list; lists below it hold values.

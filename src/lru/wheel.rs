@@ -16,7 +16,7 @@ const BUCKETS: u64 = 1 << BITS;
 const LEVELS: u32 = 6;
 /// The list of due entries, after the buckets of all levels.
 const DUE: u32 = LEVELS << BITS;
-/// The timers before that of node 0: one sentinel per bucket, and that of the due list.
+/// The timers before that of id 0: one sentinel per bucket, and that of the due list.
 const SENTINELS: u32 = DUE + 1;
 
 /// Never expires.
@@ -49,14 +49,10 @@ impl Wheel {
         }
     }
 
-    /// Makes room for the timers of this many nodes.
-    pub(crate) fn grow(&mut self, nodes: usize) {
-        let from = self.timers.len() as u32;
-        let to = nodes as u32 + SENTINELS;
-        if to > from {
-            self.timers.reserve_exact((to - from) as usize);
-            self.timers.extend((from..to).map(Timer::unset));
-        }
+    /// One at the same time, with the timers of this many ids, none of them set.
+    pub(crate) fn emptied(&self, ids: usize) -> Self {
+        let timers = (0..ids as u32 + SENTINELS).map(Timer::unset).collect();
+        Self { timers, ticked: self.ticked, filled: [0; LEVELS as usize], set: 0 }
     }
 
     #[inline]

@@ -1,175 +1,241 @@
-//! From hashes to ids.
+//! From hashes to slots.
 
-use super::LISTS;
-use super::chunk::{Chunk, FULL, SLOTS, vector};
+use super::group::{FULL, Group, SLOTS, vector};
 
-/// A count that stays: without the bit of `FULL`, so that it matches nothing.
-pub(super) const UNKNOWN: u16 = FULL - 1;
-/// Entries per chunk when the index is full: few enough that hardly any finds its chunk full.
-pub(super) const PER_CHUNK: usize = 8;
+/// In the tag of an entry that found no room in its homes.
+const GUEST: u16 = 1 << 14;
+/// A count of guests that stays.
+pub(super) const MANY: u8 = u8::MAX;
+/// Entries per five pairs of groups when the index is full: few enough that not one of a thousand is a guest.
+pub(super) const PER_FIVE_PAIRS: usize = 132;
 
-/// Chunks, probed in turn from a home chunk, in any number, without tombstones.
+/// The bytes of the index for each of its groups.
+pub(super) const GROUP_BYTES: usize = size_of::<Group>() + size_of::<u8>();
+
+/// Tags in groups, in any number, without tombstones.
 ///
-/// An entry that finds its home full raises the count of each chunk that it passes and lowers it again when
-/// it leaves, so that a search ends at the first chunk that nobody passed.
+/// An entry has two homes, one in each half of the groups, and goes to the one that holds less: so hardly any
+/// finds both full, although five of six slots are filled. One that does is a guest in the next group that
+/// has room, and its first home counts it, so that a search there goes on. What is to be looked at for a key
+/// that is not there is two lines, which do not wait for each other, in an array small enough to be near.
 pub(super) struct Index {
-    pub(super) chunks: Box<[Chunk]>,
-    /// The bits of a slot that belong to the id.
-    pub(super) id_bits: u32,
-    /// The bits of its upper half that belong to the hash.
-    mark_bits: u16,
-    /// False once an entry left whose hash was another one when it came: then counts may be too high.
+    pub(super) groups: Box<[Group]>,
+    /// For each group the guests that have it as first home.
+    pub(super) guests: Box<[u8]>,
+    half: usize,
+    /// The furthest that a guest ever had to go.
+    pub(super) reach: usize,
+    /// False once a guest left whose hash was another one when it came: then counts may be too high.
     pub(super) exact: bool,
 }
 
 impl Index {
-    pub(super) fn for_nodes(nodes: usize) -> Self {
-        let id_bits = usize::BITS - (nodes + LISTS).leading_zeros();
+    pub(super) fn for_entries(entries: usize) -> Self {
+        let half = Self::half_for(entries);
         Self {
-            chunks: vec![Chunk::EMPTY; nodes.div_ceil(PER_CHUNK).max(1)].into_boxed_slice(),
-            id_bits: !(u32::MAX << id_bits),
-            mark_bits: (u32::MAX << id_bits >> 16) as u16,
+            groups: vec![Group::EMPTY; 2 * half].into_boxed_slice(),
+            guests: vec![0; 2 * half].into_boxed_slice(),
+            half,
+            reach: 0,
             exact: true,
         }
     }
 
-    /// What the upper half of a slot has of this hash.
-    #[inline(always)]
-    fn mark(&self, hash: u64) -> u16 {
-        (hash as u16 | FULL) & self.mark_bits
+    fn half_for(entries: usize) -> usize {
+        (entries as u64 * 5).div_ceil(PER_FIVE_PAIRS as u64).max(1) as usize
+    }
+
+    pub(super) fn slots_for(entries: usize) -> usize {
+        2 * Self::half_for(entries) * SLOTS
+    }
+
+    pub(super) fn slots(&self) -> usize {
+        self.groups.len() * SLOTS
     }
 
     #[inline(always)]
-    pub(super) fn slot(&self, hash: u64, id: u32) -> u32 {
-        u32::from(self.mark(hash)) << 16 | id
+    fn home_tag(hash: u64) -> u16 {
+        hash as u16 & (GUEST - 1) | FULL
     }
 
     #[inline(always)]
-    pub(super) fn home(&self, hash: u64) -> usize {
-        ((u128::from(hash) * self.chunks.len() as u128) >> 64) as usize
+    pub(super) fn homes(&self, hash: u64) -> (usize, usize) {
+        let part = |hash: u64| ((u128::from(hash) * self.half as u128) >> 64) as usize;
+        (part(hash), self.half + part(hash.wrapping_mul(0x9E37_79B9_7F4A_7C15)))
     }
 
     #[inline(always)]
-    pub(super) fn after(&self, at: usize) -> usize {
-        if at + 1 == self.chunks.len() { 0 } else { at + 1 }
+    fn group(&self, at: usize) -> &Group {
+        debug_assert!(at < self.groups.len());
+        // SAFETY: `at` comes from `homes` or the like; all of these stay below the number of groups.
+        unsafe { self.groups.get_unchecked(at) }
     }
 
     #[inline(always)]
-    pub(super) fn chunk(&self, at: usize) -> &Chunk {
-        debug_assert!(at < self.chunks.len());
-        // SAFETY: `at` comes from `home` or `after`; both stay below the number of chunks.
-        unsafe { self.chunks.get_unchecked(at) }
+    pub(super) fn tag(&self, slot: u32) -> &u16 {
+        &self.group(slot as usize / SLOTS).tags[slot as usize % SLOTS]
     }
 
     #[inline(always)]
-    fn chunk_mut(&mut self, at: usize) -> &mut Chunk {
-        debug_assert!(at < self.chunks.len());
-        // SAFETY: as in `chunk`.
-        unsafe { self.chunks.get_unchecked_mut(at) }
+    fn set(&mut self, slot: u32, tag: u16) {
+        let at = slot as usize / SLOTS;
+        debug_assert!(at < self.groups.len());
+        // SAFETY: slots come from `insert`, which finds them in groups of this index.
+        let group = unsafe { self.groups.get_unchecked_mut(at) };
+        group.tags[slot as usize % SLOTS] = tag;
+    }
+
+    #[inline(always)]
+    fn guests_of(&self, home: usize) -> u8 {
+        debug_assert!(home < self.guests.len());
+        // SAFETY: there is one count for each group, and `home` is one.
+        unsafe { *self.guests.get_unchecked(home) }
     }
 
     #[inline(always)]
     pub(super) fn find(&self, hash: u64, mut is_it: impl FnMut(u32) -> bool) -> Option<u32> {
-        let mark = self.mark(hash);
-        let home = self.home(hash);
-        let mut at = home;
-        loop {
-            let chunk = self.chunk(at);
-            let mut candidates = vector::matches(chunk, mark, self.mark_bits);
-            while candidates != 0 {
-                let id = chunk.slot(candidates.trailing_zeros()) & self.id_bits;
-                if is_it(id) {
-                    return Some(id);
+        let (first, second) = self.homes(hash);
+        let tag = Self::home_tag(hash);
+        let mut found = vector::matches(self.group(first), self.group(second), tag);
+        while found != 0 {
+            let slot = slot_of(first, second, found.trailing_zeros());
+            if is_it(slot) {
+                return Some(slot);
+            }
+            found &= found - 1;
+        }
+        if self.guests_of(first) != 0 {
+            let mut place = SLOTS;
+            while let Some((slot, after)) = self.next_guest(hash, first, place) {
+                if is_it(slot) {
+                    return Some(slot);
                 }
-                candidates &= candidates - 1;
-            }
-            if chunk.passed == 0 {
-                return None;
-            }
-            // In a small index every chunk may have been passed by: one round is enough.
-            at = self.after(at);
-            if at == home {
-                return None;
+                place = after;
             }
         }
+        None
+    }
+
+    /// A guest that may be it, `place` slots from the first one of its home or further, and the place after.
+    #[cold]
+    #[inline(never)]
+    fn next_guest(&self, hash: u64, home: usize, mut place: usize) -> Option<(u32, usize)> {
+        let tag = Self::home_tag(hash) | GUEST;
+        while place / SLOTS <= self.reach {
+            let mut at = home + place / SLOTS;
+            if at >= self.groups.len() {
+                at -= self.groups.len();
+            }
+            let group = self.group(at);
+            let found = vector::matches(group, group, tag) as u16 >> (place % SLOTS);
+            if found != 0 {
+                place += found.trailing_zeros() as usize;
+                return Some(((at * SLOTS + place % SLOTS) as u32, place + 1));
+            }
+            place = (place / SLOTS + 1) * SLOTS;
+        }
+        None
     }
 
     /// The caller has checked that there are fewer entries than the index was made for, hence a vacant slot.
     #[inline(always)]
-    pub(super) fn insert(&mut self, hash: u64, id: u32) {
-        let slot = self.slot(hash, id);
-        let mut at = self.home(hash);
-        loop {
-            let chunk = self.chunk_mut(at);
-            let vacant = vector::vacant(chunk);
-            if vacant != 0 {
-                chunk.set(vacant.trailing_zeros(), slot);
-                return;
-            }
-            chunk.passed = UNKNOWN.min(chunk.passed + 1);
-            at = self.after(at);
+    pub(super) fn insert(&mut self, hash: u64) -> u32 {
+        let (first, second) = self.homes(hash);
+        let vacant = vector::vacant(self.group(first), self.group(second));
+        // Without a branch, which would be taken as often as not.
+        let to_second = usize::from(vacant.first_is_fuller);
+        let home = first ^ ((first ^ second) & 0_usize.wrapping_sub(to_second));
+        let slots = vacant.slots >> (to_second * SLOTS) & ((1 << SLOTS) - 1);
+        if slots == 0 {
+            return self.insert_guest(hash, first);
         }
+        let slot = (home * SLOTS) as u32 + slots.trailing_zeros();
+        self.set(slot, Self::home_tag(hash));
+        slot
     }
 
-    #[inline(always)]
-    pub(super) fn remove(&mut self, hash: u64, id: u32) {
-        let slot = self.slot(hash, id);
-        let home = self.home(hash);
-        let chunk = self.chunk_mut(home);
-        let found = vector::holds(chunk, slot);
-        if found != 0 {
-            chunk.clear(found.trailing_zeros());
-        } else {
-            self.remove_passed(home, slot, id);
-        }
-    }
-
-    /// Removes an entry that is not in its home chunk.
     #[cold]
     #[inline(never)]
-    fn remove_passed(&mut self, home: usize, slot: u32, id: u32) {
-        let mut at = home;
-        loop {
-            let passed = self.chunk(at).passed;
-            at = self.after(at);
-            if passed == 0 || at == home {
-                return self.remove_lost(id);
+    fn insert_guest(&mut self, hash: u64, home: usize) -> u32 {
+        let (mut at, mut way) = (home, 0);
+        let vacant = loop {
+            at = if at + 1 == self.groups.len() { 0 } else { at + 1 };
+            way += 1;
+            let group = self.group(at);
+            let vacant = vector::vacant(group, group).slots;
+            if vacant != 0 {
+                break vacant;
             }
-            let chunk = self.chunk_mut(at);
-            let found = vector::holds(chunk, slot);
-            if found != 0 {
-                chunk.clear(found.trailing_zeros());
-                break;
-            }
-        }
-        let mut passed = home;
-        while passed != at {
-            let count = &mut self.chunk_mut(passed).passed;
-            if *count != UNKNOWN {
-                *count -= 1;
-            }
-            passed = self.after(passed);
-        }
+        };
+        self.reach = self.reach.max(way);
+        self.guests[home] = self.guests[home].saturating_add(1);
+        let slot = (at * SLOTS) as u32 + vacant.trailing_zeros();
+        self.set(slot, Self::home_tag(hash) | GUEST);
+        slot
     }
 
-    /// Removes an entry whose hash has changed since it came: its key lies.
+    /// Whether `remove` needs the hash.
+    #[inline(always)]
+    pub(super) fn is_guest(&self, slot: u32) -> bool {
+        self.tag(slot) & GUEST != 0
+    }
+
+    /// Removes an entry that is no guest.
+    #[inline(always)]
+    pub(super) fn remove(&mut self, slot: u32) {
+        debug_assert!(!self.is_guest(slot) && *self.tag(slot) != 0);
+        self.set(slot, 0);
+    }
+
     #[cold]
-    fn remove_lost(&mut self, id: u32) {
-        for chunk in &mut self.chunks {
-            for at in 0..SLOTS as u32 {
-                let slot = chunk.slot(at);
-                if slot >> 31 == 1 && slot & self.id_bits == id {
-                    chunk.clear(at);
-                    self.exact = false;
-                    return;
-                }
-            }
+    #[inline(never)]
+    pub(super) fn remove_guest(&mut self, slot: u32, hash: u64) {
+        debug_assert!(self.is_guest(slot));
+        let (home, _) = self.homes(hash);
+        let is_told = *self.tag(slot) == Self::home_tag(hash) | GUEST;
+        let count = &mut self.guests[home];
+        if !is_told || *count == 0 {
+            // Its hash has changed since it came: its key lies.
+            self.exact = false;
+        } else if *count != MANY {
+            *count -= 1;
         }
-        debug_assert!(false, "a node that is held is in the index");
+        self.set(slot, 0);
     }
 
     pub(super) fn clear(&mut self) {
-        self.chunks.fill(Chunk::EMPTY);
+        self.groups.fill(Group::EMPTY);
+        self.guests.fill(0);
+        self.reach = 0;
         self.exact = true;
     }
+
+    /// Whether the tags are more than what is always near the processor.
+    #[inline(always)]
+    pub(super) fn is_large(&self) -> bool {
+        self.half > 1 << 8
+    }
+
+    /// Where a tag is, for a prefetch: perhaps nowhere, as a sentinel has no slot.
+    #[inline(always)]
+    pub(super) fn line_of(&self, slot: u32) -> *const u16 {
+        self.groups.as_ptr().cast::<u16>().wrapping_add(slot as usize)
+    }
+
+    /// What `validate` checks of an entry: its tag, and how far from home it is.
+    pub(super) fn is_right(&self, slot: u32, hash: u64) -> bool {
+        let (first, second) = self.homes(hash);
+        let at = slot as usize / SLOTS;
+        let way = (at + self.groups.len() - first) % self.groups.len();
+        let tag = *self.tag(slot);
+        tag == Self::home_tag(hash) && (at == first || at == second)
+            || tag == Self::home_tag(hash) | GUEST && at != first && way <= self.reach
+    }
+}
+
+/// The slot of a bit: the lower sixteen are those of the first group.
+#[inline(always)]
+fn slot_of(first: usize, second: usize, bit: u32) -> u32 {
+    let group = if bit < SLOTS as u32 { first } else { second };
+    (group * SLOTS) as u32 + bit % SLOTS as u32
 }

@@ -1,272 +1,240 @@
-//! The slab.
+//! Entries in the slots of the index.
 
 use std::fmt;
 use std::marker::PhantomData;
 use std::mem::{self, MaybeUninit};
 
-use super::chunk::Chunk;
-use super::index::{Index, PER_CHUNK};
+use super::group::SLOTS;
+use super::index::{GROUP_BYTES, Index, PER_FIVE_PAIRS};
+use super::links::{Link, Links};
 use super::{GHOSTS, Id, LISTS};
 
-/// End of the free list, and the mark of a free node.
-pub(super) const NONE: u32 = u32::MAX;
-/// The highest number of nodes: their ids leave the highest bit of a slot free.
-const MAX_NODES: usize = (1 << 31) - 8;
+/// The most entries and ghosts: with vacant slots, their ids fit 32 bits.
+const MOST: usize = 1 << 31;
 
-/// An entry, a ghost, a sentinel (the nodes `0..lists`) or a free node.
-pub(super) struct Node<K, V> {
-    /// Towards the newest; of a sentinel: the oldest.
-    pub(super) prev: u32,
-    /// Towards the oldest; of a sentinel: the newest. Of a free node: the next free one.
-    pub(super) next: u32,
+/// What a slot has room for.
+pub(super) struct Pair<K, V> {
     pub(super) key: MaybeUninit<K>,
     pub(super) value: MaybeUninit<V>,
 }
 
-impl<K, V> Node<K, V> {
-    fn new(prev: u32, next: u32) -> Self {
-        Self { prev, next, key: MaybeUninit::uninit(), value: MaybeUninit::uninit() }
-    }
-}
-
-/// The hashes of a key that leaves and of the one that takes its node.
-pub(crate) struct Change {
-    pub(crate) from: u64,
-    pub(crate) to: u64,
-}
-
-/// Entries in a slab, found through the index and ordered by lists; every list ends in a sentinel.
+/// Entries in the slots of an index, ordered by lists; each list ends in a sentinel, which has no slot.
 pub(crate) struct Store<K, V> {
     pub(super) index: Index,
-    pub(super) nodes: Vec<Node<K, V>>,
-    pub(super) free: u32,
-    pub(super) lists: u32,
-    /// Nodes, sentinels among them, that the index is made for.
+    pub(super) links: Links,
+    pub(super) pairs: Box<[Pair<K, V>]>,
+    /// Entries and ghosts.
+    pub(super) held: usize,
+    /// Entries and ghosts that the index is made for.
     pub(super) limit: usize,
     owns: PhantomData<(K, V)>,
 }
 
 impl<K, V> Store<K, V> {
-    /// Bytes that an entry takes, its key and value included.
-    pub(crate) const ENTRY: usize = size_of::<Node<K, V>>() + size_of::<Chunk>() / PER_CHUNK;
+    /// Bytes that an entry takes, its key and value and its share of vacant slots included.
+    pub(crate) const ENTRY: usize =
+        ((SLOTS * (size_of::<Pair<K, V>>() + size_of::<Link>()) + GROUP_BYTES) * 10)
+            .div_ceil(PER_FIVE_PAIRS);
 
-    pub(crate) fn new(lists: usize) -> Self {
-        debug_assert!((1..=LISTS).contains(&lists));
+    pub(crate) fn new() -> Self {
         Self {
-            index: Index::for_nodes(0),
-            nodes: (0..lists as u32).map(|list| Node::new(list, list)).collect(),
-            free: NONE,
-            lists: lists as u32,
-            limit: lists,
+            index: Index::for_entries(0),
+            links: Links::for_slots(0),
+            pairs: Box::new([]),
+            held: 0,
+            limit: 0,
             owns: PhantomData,
         }
     }
 
     #[inline(always)]
-    pub(super) fn node(&self, id: u32) -> &Node<K, V> {
-        debug_assert!((id as usize) < self.nodes.len());
-        // SAFETY: ids and links come from this store, whose nodes never become fewer (`drain` apart,
-        // which leaves no id behind).
-        unsafe { self.nodes.get_unchecked(id as usize) }
+    fn pair(&self, id: Id) -> &Pair<K, V> {
+        let slot = slot(id);
+        debug_assert!((slot as usize) < self.pairs.len());
+        // SAFETY: an id that is handed out is that of a slot of the index, which has a pair for each.
+        unsafe { self.pairs.get_unchecked(slot as usize) }
     }
 
     #[inline(always)]
-    pub(super) fn node_mut(&mut self, id: u32) -> &mut Node<K, V> {
-        debug_assert!((id as usize) < self.nodes.len());
-        // SAFETY: as in `node`.
-        unsafe { self.nodes.get_unchecked_mut(id as usize) }
+    fn pair_at(&mut self, id: Id) -> &mut Pair<K, V> {
+        let slot = slot(id);
+        debug_assert!((slot as usize) < self.pairs.len());
+        // SAFETY: as in `pair`.
+        unsafe { self.pairs.get_unchecked_mut(slot as usize) }
     }
 
-    pub(super) fn is_free(&self, id: u32) -> bool {
-        self.node(id).prev == NONE
+    #[inline(always)]
+    fn is_held(&self, id: Id) -> bool {
+        *self.index.tag(slot(id)) != 0
     }
 
     #[inline(always)]
     pub(crate) fn key(&self, id: Id) -> &K {
-        debug_assert!(!self.is_free(id.0));
-        // SAFETY: every node that is on a list and is no sentinel holds a key; ids are given for those.
-        unsafe { self.node(id.0).key.assume_init_ref() }
+        debug_assert!(self.is_held(id));
+        // SAFETY: every slot that is filled holds a key; ids are given for those.
+        unsafe { self.pair(id).key.assume_init_ref() }
     }
 
     /// The value of an entry that is on no ghost list.
     #[inline(always)]
     pub(crate) fn value(&self, id: Id) -> &V {
-        debug_assert!(!self.is_free(id.0));
+        debug_assert!(self.is_held(id));
         // SAFETY: an entry that is on no ghost list holds a value.
-        unsafe { self.node(id.0).value.assume_init_ref() }
+        unsafe { self.pair(id).value.assume_init_ref() }
     }
 
     /// The value of an entry that is on no ghost list.
     #[inline(always)]
     pub(crate) fn value_mut(&mut self, id: Id) -> &mut V {
-        debug_assert!(!self.is_free(id.0));
+        debug_assert!(self.is_held(id));
         // SAFETY: as in `value`.
-        unsafe { self.node_mut(id.0).value.assume_init_mut() }
+        unsafe { self.pair_at(id).value.assume_init_mut() }
     }
 
     /// Both at once, where the value is to be changed.
     #[inline(always)]
     pub(crate) fn pair_mut(&mut self, id: Id) -> (&K, &mut V) {
-        debug_assert!(!self.is_free(id.0));
-        let node = self.node_mut(id.0);
+        debug_assert!(self.is_held(id));
+        let pair = self.pair_at(id);
         // SAFETY: as in `key`.
-        let key = unsafe { node.key.assume_init_ref() };
+        let key = unsafe { pair.key.assume_init_ref() };
         // SAFETY: as in `value`.
-        (key, unsafe { node.value.assume_init_mut() })
+        (key, unsafe { pair.value.assume_init_mut() })
     }
 
     #[inline(always)]
     pub(crate) fn find(&self, hash: u64, mut eq: impl FnMut(&K) -> bool) -> Option<Id> {
-        self.index.find(hash, |id| eq(self.key(Id(id)))).map(Id)
+        self.index.find(hash, |slot| eq(self.key(id(slot)))).map(id)
     }
 
     /// Whether one more entry fits without growth.
     #[inline(always)]
     pub(crate) fn has_room(&self) -> bool {
-        self.free != NONE || self.nodes.len() < self.limit
+        self.held < self.limit
     }
 
     /// How many entries and ghosts fit without growth.
     pub(crate) fn room(&self) -> usize {
-        self.limit - self.lists as usize
+        self.limit
     }
 
-    /// Makes room for `entries` entries and ghosts in all. User code may panic in `hash`: then nothing changed.
-    pub(crate) fn grow(&mut self, entries: usize, hash: impl Fn(&K) -> u64) {
-        let limit = entries.saturating_add(self.lists as usize).min(MAX_NODES);
-        assert!(limit > self.nodes.len(), "a cache holds at most 4 billion entries");
-        self.nodes.reserve_exact(limit - self.nodes.len());
-        let mut index = Index::for_nodes(limit);
-        for list in 0..self.lists {
-            let mut id = self.node(list).next;
-            while id != list {
-                index.insert(hash(self.key(Id(id))), id);
-                id = self.node(id).next;
+    /// What every [`Id::index`] is below, until it grows.
+    pub(crate) fn ids(&self) -> usize {
+        self.links.len()
+    }
+
+    /// What `ids` is once there is room for `entries`.
+    pub(crate) fn ids_for(entries: usize) -> usize {
+        assert!(entries <= MOST, "a cache holds at most 2 billion entries");
+        Index::slots_for(entries) + LISTS
+    }
+
+    /// Makes room for `entries` entries and ghosts in all, which gives every one of them another id:
+    /// `moved` is told the old one and the new one, from the oldest to the newest of each list. User code
+    /// may panic in `hash`: then nothing changed.
+    pub(crate) fn grow(
+        &mut self,
+        entries: usize,
+        hash: impl Fn(&K) -> u64,
+        mut moved: impl FnMut(Id, Id),
+    ) {
+        debug_assert!(entries > self.held);
+        let mut index = Index::for_entries(entries);
+        let mut links = Links::for_slots(index.slots());
+        let mut pairs = Box::new_uninit_slice(index.slots());
+        for list in 0..LISTS {
+            let mut next = self.oldest(list);
+            while let Some(from) = next {
+                let to = id(index.insert(hash(self.key(from))));
+                // SAFETY: a bitwise copy of what may be uninitialized. The old pairs are dropped without
+                // their contents, and so are the new ones when `hash` panics.
+                pairs[slot(to) as usize].write(unsafe { std::ptr::read(self.pair(from)) });
+                links.link(to.0, list as u32);
+                moved(from, to);
+                next = self.newer(from);
             }
         }
+        // SAFETY: a pair is made of what may be uninitialized.
+        self.pairs = unsafe { pairs.assume_init() };
         self.index = index;
-        self.limit = limit;
+        self.links = links;
+        self.limit = entries;
     }
 
     /// The caller has made room.
-    #[inline]
-    fn allot(&mut self, key: K) -> u32 {
+    #[inline(always)]
+    fn allot(&mut self, list: usize, hash: u64, key: K) -> Id {
         assert!(self.has_room());
-        let id = if self.free == NONE {
-            self.nodes.push(Node::new(NONE, NONE));
-            (self.nodes.len() - 1) as u32
-        } else {
-            let id = self.free;
-            self.free = self.node(id).next;
-            id
-        };
-        self.node_mut(id).key.write(key);
+        self.held += 1;
+        let id = id(self.index.insert(hash));
+        self.pair_at(id).key.write(key);
+        self.links.link(id.0, list as u32);
         id
     }
 
     /// Adds an entry as the newest of a list. The caller has made room, and the key is not in the store.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn insert(&mut self, list: usize, hash: u64, key: K, value: V) -> Id {
         debug_assert!(list < GHOSTS);
-        let id = self.allot(key);
-        self.node_mut(id).value.write(value);
-        self.link(id, list as u32);
-        self.index.insert(hash, id);
-        Id(id)
+        let id = self.allot(list, hash, key);
+        self.pair_at(id).value.write(value);
+        id
     }
 
     /// Adds a key without a value as the newest of a ghost list.
     pub(crate) fn insert_ghost(&mut self, list: usize, hash: u64, key: K) -> Id {
         debug_assert!(list >= GHOSTS);
-        let id = self.allot(key);
-        self.link(id, list as u32);
-        self.index.insert(hash, id);
-        Id(id)
+        self.allot(list, hash, key)
     }
 
-    /// Puts another entry in the place of one that leaves, as the newest of a list.
+    /// Takes out an entry that is on no ghost list. `hash` is seldom asked; when it panics nothing changed.
     #[inline(always)]
-    pub(crate) fn reuse(
-        &mut self,
-        id: Id,
-        list: usize,
-        hashes: Change,
-        key: K,
-        value: V,
-    ) -> (K, V) {
-        let value = mem::replace(&mut self.node_mut(id.0).value, MaybeUninit::new(value));
-        let key = self.rename(id, list, hashes, key);
-        // SAFETY: the caller gives an entry that is on no ghost list, so it held a value.
-        (key, unsafe { value.assume_init() })
-    }
-
-    /// Puts an entry in the place of a ghost that is forgotten, as the newest of a list.
-    #[inline(always)]
-    pub(crate) fn reuse_ghost(
-        &mut self,
-        id: Id,
-        list: usize,
-        hashes: Change,
-        key: K,
-        value: V,
-    ) -> K {
-        self.node_mut(id.0).value.write(value);
-        self.rename(id, list, hashes, key)
-    }
-
-    /// Gives a node another key and makes it the newest of a list.
-    #[inline(always)]
-    fn rename(&mut self, id: Id, list: usize, hashes: Change, key: K) -> K {
-        debug_assert!(!self.is_free(id.0) && list < GHOSTS);
-        self.index.remove(hashes.from, id.0);
-        self.index.insert(hashes.to, id.0);
-        self.move_to_front(id, list);
-        let key = mem::replace(&mut self.node_mut(id.0).key, MaybeUninit::new(key));
-        // SAFETY: the node was on a list, so it held a key, which was just replaced.
-        unsafe { key.assume_init() }
-    }
-
-    /// Takes out an entry that is on no ghost list.
-    #[inline]
-    pub(crate) fn remove(&mut self, id: Id, hash: u64) -> (K, V) {
-        self.index.remove(hash, id.0);
+    pub(crate) fn remove(&mut self, id: Id, hash: impl FnOnce(&K) -> u64) -> (K, V) {
+        self.vacate(id, hash);
         self.release(id)
     }
 
     /// Takes out an entry of a ghost list.
-    #[inline]
-    pub(crate) fn remove_ghost(&mut self, id: Id, hash: u64) -> K {
-        self.index.remove(hash, id.0);
+    #[inline(always)]
+    pub(crate) fn remove_ghost(&mut self, id: Id, hash: impl FnOnce(&K) -> u64) -> K {
+        self.vacate(id, hash);
         self.release_ghost(id)
     }
 
+    #[inline(always)]
+    fn vacate(&mut self, id: Id, hash: impl FnOnce(&K) -> u64) {
+        if self.index.is_guest(slot(id)) {
+            let hash = hash(self.key(id));
+            self.index.remove_guest(slot(id), hash);
+        } else {
+            self.index.remove(slot(id));
+        }
+    }
+
+    /// The caller sees to the index.
+    #[inline(always)]
     fn release(&mut self, id: Id) -> (K, V) {
-        debug_assert!(!self.is_free(id.0));
-        let value = mem::replace(&mut self.node_mut(id.0).value, MaybeUninit::uninit());
+        let value = mem::replace(&mut self.pair_at(id).value, MaybeUninit::uninit());
         let key = self.release_ghost(id);
         // SAFETY: the entry was on no ghost list, so it held a value, which nobody reads again.
         (key, unsafe { value.assume_init() })
     }
 
+    #[inline(always)]
     fn release_ghost(&mut self, id: Id) -> K {
-        debug_assert!(!self.is_free(id.0));
-        self.unlink(id.0);
-        let free = self.free;
-        self.free = id.0;
-        let node = self.node_mut(id.0);
-        node.prev = NONE;
-        node.next = free;
-        let key = mem::replace(&mut node.key, MaybeUninit::uninit());
-        // SAFETY: the node was on a list, so it held a key, which nobody reads again.
+        self.links.unlink(id.0);
+        self.held -= 1;
+        let key = mem::replace(&mut self.pair_at(id).key, MaybeUninit::uninit());
+        // SAFETY: the slot was filled, so it held a key, which nobody reads again.
         unsafe { key.assume_init() }
     }
 
     /// Takes the value out of an entry and keeps its key as the newest of a ghost list.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn make_ghost(&mut self, id: Id, list: usize) -> V {
-        debug_assert!(!self.is_free(id.0) && list >= GHOSTS);
-        self.move_to_front(id, list);
-        let value = mem::replace(&mut self.node_mut(id.0).value, MaybeUninit::uninit());
+        debug_assert!(self.is_held(id) && list >= GHOSTS);
+        self.links.move_to_front(id.0, list as u32);
+        let value = mem::replace(&mut self.pair_at(id).value, MaybeUninit::uninit());
         // SAFETY: the entry was on no ghost list until now, so it held a value.
         unsafe { value.assume_init() }
     }
@@ -274,31 +242,65 @@ impl<K, V> Store<K, V> {
     /// Gives a ghost a value and makes it the newest of a list.
     #[inline]
     pub(crate) fn revive(&mut self, id: Id, list: usize, value: V) {
-        debug_assert!(!self.is_free(id.0) && list < GHOSTS);
-        self.move_to_front(id, list);
-        self.node_mut(id.0).value.write(value);
+        debug_assert!(self.is_held(id) && list < GHOSTS);
+        self.links.move_to_front(id.0, list as u32);
+        self.pair_at(id).value.write(value);
     }
 
-    /// Brings the line of the entry after this one from the oldest end, for whoever evicts next.
+    /// Makes it the newest of a list of the same kind (with values, or of ghosts).
     #[inline(always)]
-    pub(crate) fn prefetch_newer(&self, id: Id) {
-        prefetch(self.node(self.node(id.0).prev));
+    pub(crate) fn move_to_front(&mut self, id: Id, list: usize) {
+        debug_assert!(self.is_held(id) && list < LISTS);
+        self.links.move_to_front(id.0, list as u32);
     }
 
-    /// Brings the index line of a hash.
+    /// Makes it the oldest of a list of the same kind.
+    pub(crate) fn move_to_back(&mut self, id: Id, list: usize) {
+        debug_assert!(self.is_held(id) && list < LISTS);
+        self.links.unlink(id.0);
+        self.links.link_back(id.0, list as u32);
+    }
+
+    /// Makes an entry and all that are older on its list the newest of it, in the same order.
+    pub(crate) fn rotate(&mut self, id: Id, list: usize) {
+        debug_assert!(self.is_held(id) && list < LISTS);
+        self.links.rotate(id.0, list as u32);
+    }
+
     #[inline(always)]
-    pub(crate) fn prefetch_hash(&self, hash: u64) {
-        prefetch(self.index.chunk(self.index.home(hash)));
+    pub(crate) fn newest(&self, list: usize) -> Option<Id> {
+        debug_assert!(list < LISTS);
+        self.links.newest(list)
     }
 
-    /// Whether the index is larger than what is always near the processor, some 64 KiB.
     #[inline(always)]
-    pub(crate) fn is_large(&self) -> bool {
-        self.index.chunks.len() > 1 << 10
+    pub(crate) fn oldest(&self, list: usize) -> Option<Id> {
+        debug_assert!(list < LISTS);
+        self.links.oldest(list)
     }
 
-    /// Takes the oldest entry off a list without telling the index, on the way to [`Store::reset`] or the
-    /// end of the store.
+    #[inline(always)]
+    pub(crate) fn newer(&self, id: Id) -> Option<Id> {
+        debug_assert!(self.is_held(id));
+        self.links.newer(id)
+    }
+
+    /// Brings what the eviction after that of this entry needs, which otherwise waits for one line after the
+    /// other: the tag of the next entry, whose link came the last time, and the link of the one after it.
+    #[inline(always)]
+    pub(crate) fn prefetch_after(&self, id: Id) {
+        if self.index.is_large() {
+            let next = self.links.get(id.0).prev;
+            prefetch(self.index.line_of(next.wrapping_sub(LISTS as u32)));
+            prefetch(self.links.get(self.links.get(next).prev));
+            if mem::needs_drop::<(K, V)>() {
+                prefetch(self.pairs.as_ptr().wrapping_add(next as usize).wrapping_sub(LISTS));
+            }
+        }
+    }
+
+    /// Takes the oldest entry off a list without telling the index, on the way to an empty store or the end
+    /// of this one.
     fn pop(&mut self, list: usize) -> Option<(K, Option<V>)> {
         let id = self.oldest(list)?;
         if list < GHOSTS {
@@ -313,25 +315,34 @@ impl<K, V> Store<K, V> {
     ///
     /// When `take` panics the rest is dropped with `self`.
     pub(crate) fn drain(mut self, order: &[usize], mut take: impl FnMut(K, Option<V>)) -> Self {
-        for list in order.iter().copied().chain(0..self.lists as usize) {
+        for list in order.iter().copied().chain(0..LISTS) {
             while let Some((key, value)) = self.pop(list) {
                 take(key, value);
             }
         }
         self.index.clear();
-        self.nodes.truncate(self.lists as usize);
-        self.free = NONE;
         self
     }
 }
 
 #[inline(always)]
-fn prefetch<T>(place: &T) {
+fn slot(id: Id) -> u32 {
+    id.0 - LISTS as u32
+}
+
+#[inline(always)]
+fn id(slot: u32) -> Id {
+    Id(slot + LISTS as u32)
+}
+
+/// Of any address: what is not there is not brought.
+#[inline(always)]
+fn prefetch<T>(place: *const T) {
     #[cfg(all(target_arch = "x86_64", target_feature = "sse2", not(miri)))]
     {
         use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
         // SAFETY: a prefetch reads nothing that the program can see.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(place).cast()) };
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(place.cast()) };
     }
     #[cfg(not(all(target_arch = "x86_64", target_feature = "sse2", not(miri))))]
     let _ = place;
@@ -343,14 +354,14 @@ impl<K, V> Drop for Store<K, V> {
         struct Rest<'a, K, V>(&'a mut Store<K, V>);
         impl<K, V> Drop for Rest<'_, K, V> {
             fn drop(&mut self) {
-                for list in 0..self.0.lists as usize {
+                for list in 0..LISTS {
                     while self.0.pop(list).is_some() {}
                 }
             }
         }
         if mem::needs_drop::<(K, V)>() {
             let rest = Rest(self);
-            for list in 0..rest.0.lists as usize {
+            for list in 0..LISTS {
                 while rest.0.pop(list).is_some() {}
             }
         }
@@ -360,8 +371,8 @@ impl<K, V> Drop for Store<K, V> {
 impl<K, V> fmt::Debug for Store<K, V> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Store")
-            .field("nodes", &self.nodes.len())
-            .field("chunks", &self.index.chunks.len())
+            .field("held", &self.held)
+            .field("room", &self.limit)
             .finish_non_exhaustive()
     }
 }

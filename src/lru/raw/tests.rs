@@ -1,6 +1,6 @@
-use super::chunk::{Chunk, FULL, SLOTS, portable, vector};
-use super::index::{Index, UNKNOWN};
-use super::{Change, Store};
+use super::Store;
+use super::group::{FULL, Group, SLOTS, portable, vector};
+use super::index::{Index, MANY};
 
 /// Numbers that look random and are the same in each run.
 fn numbers(mut state: u64) -> impl FnMut() -> u64 {
@@ -12,49 +12,43 @@ fn numbers(mut state: u64) -> impl FnMut() -> u64 {
     }
 }
 
-fn chunk(next: &mut impl FnMut() -> u64) -> Chunk {
-    let spread = 1 + next() % 8;
-    let mut chunk = Chunk::EMPTY;
-    for at in 0..SLOTS {
-        chunk.lower[at] = (next() % spread) as u16;
-        if !next().is_multiple_of(3) {
-            chunk.upper[at] = FULL | (next() % spread) as u16;
+fn group(next: &mut impl FnMut() -> u64) -> Group {
+    let (spread, vacant) = (1 + next() % 4, next() % 4);
+    let mut group = Group::EMPTY;
+    for tag in &mut group.tags {
+        if next() % 4 >= vacant {
+            *tag = FULL | (next() % spread) as u16 | (next() as u16 & 1 << 14);
         }
     }
-    chunk.passed = next() as u16 % 3 * (FULL - 1) / 2;
-    chunk.unused = (next() as u16 % 3) | (next() as u16 & FULL);
-    chunk
+    group
 }
 
 #[test]
 fn vectors_and_words_say_the_same() {
     let mut next = numbers(7);
     for _ in 0..if cfg!(miri) { 200 } else { 20_000 } {
-        let chunk = chunk(&mut next);
-        let expected = |is_in: &dyn Fn(usize) -> bool| {
-            (0..SLOTS).map(|at| u32::from(is_in(at)) << at).sum::<u32>()
+        let (a, b) = (group(&mut next), group(&mut next));
+        let tags: Vec<u16> = a.tags.iter().chain(&b.tags).copied().collect();
+        let expected = |is_in: &dyn Fn(u16) -> bool| -> u32 {
+            tags.iter().enumerate().map(|(at, tag)| u32::from(is_in(*tag)) << at).sum()
         };
-        let vacant = expected(&|at| chunk.upper[at] == 0);
-        assert_eq!(vector::vacant(&chunk), vacant);
-        assert_eq!(portable::vacant(&chunk), vacant);
-        for bits in [u16::MAX, !1, !3, FULL] {
-            let mark = (FULL | (next() as u16 % 8)) & bits;
-            let equal = expected(&|at| chunk.upper[at] & bits == mark);
-            assert_eq!(vector::matches(&chunk, mark, bits), equal);
-            assert_eq!(portable::matches(&chunk, mark, bits), equal);
+        let vacant = vector::vacant(&a, &b);
+        assert_eq!(vacant, portable::vacant(&a, &b));
+        assert_eq!(vacant.slots, expected(&|tag| tag == 0));
+        let held = |group: &Group| group.tags.iter().filter(|tag| **tag != 0).count();
+        assert_eq!(vacant.first_is_fuller, held(&a) > held(&b));
+        for tag in [FULL, FULL | 1, FULL | 1 << 14, FULL | 1 << 14 | 3] {
+            assert_eq!(vector::matches(&a, &b, tag), expected(&|held| held == tag));
+            assert_eq!(portable::matches(&a, &b, tag), vector::matches(&a, &b, tag));
         }
-        let slot = (u32::from(FULL | (next() as u16 % 4)) << 16) | (next() as u32 % 4);
-        let held = expected(&|at| chunk.slot(at as u32) == slot);
-        assert_eq!(vector::holds(&chunk, slot), held);
-        assert_eq!(portable::holds(&chunk, slot), held);
     }
 }
 
 /// Inserts and removes under hashes that `hash` makes of keys, and compares with a plain list.
 fn churn(capacity: usize, hash: impl Fn(u64) -> u64) {
     let mut next = numbers(capacity as u64 + 1);
-    let mut store = Store::<u64, u64>::new(1);
-    store.grow(capacity, |key| hash(*key));
+    let mut store = Store::<u64, u64>::new();
+    store.grow(capacity.div_ceil(3), |key| hash(*key), |_, _| {});
     let mut model: Vec<u64> = Vec::new();
     for _ in 0..if cfg!(miri) { 100 } else { 3000 } {
         let key = next() % (capacity as u64 * 2);
@@ -62,25 +56,29 @@ fn churn(capacity: usize, hash: impl Fn(u64) -> u64) {
         assert_eq!(found.is_some(), model.contains(&key));
         if let Some(id) = found {
             model.retain(|held| *held != key);
-            assert_eq!(store.remove(id, hash(key)), (key, !key));
-        } else if model.len() < capacity {
+            assert_eq!(store.remove(id, |key| hash(*key)), (key, !key));
+        } else {
+            if model.len() == capacity {
+                let oldest = store.oldest(0).unwrap();
+                let old = model.remove(0);
+                assert_eq!(store.remove(oldest, |key| hash(*key)), (old, !old));
+            } else if !store.has_room() {
+                let mut moved = 0;
+                store.grow(capacity, |key| hash(*key), |_, _| moved += 1);
+                assert_eq!(moved, model.len());
+            }
             model.push(key);
             store.insert(0, hash(key), key, !key);
-        } else {
-            let oldest = store.oldest(0).unwrap();
-            let old = *store.key(oldest);
-            model.retain(|held| *held != old);
-            model.push(key);
-            let left = store.reuse(oldest, 0, Change { from: hash(old), to: hash(key) }, key, !key);
-            assert_eq!(left, (old, !old));
         }
+        let held: Vec<_> = store.walk(0).map(|id| *store.key(id)).collect();
+        assert_eq!(held, model);
         store.validate(Some(&|key| hash(*key)));
     }
 }
 
 #[test]
 fn hostile_hashes_are_slow_and_never_wrong() {
-    for capacity in [1, 2, 11, 12, 13, 40, 100, 300] {
+    for capacity in [1, 2, 11, 12, 13, 16, 17, 40, 100, 300] {
         if cfg!(miri) && capacity > 40 {
             break;
         }
@@ -89,66 +87,100 @@ fn hostile_hashes_are_slow_and_never_wrong() {
         churn(capacity, |key| key);
         churn(capacity, |key| key << 32);
         churn(capacity, |key| key << 61);
-        // The last chunk is everyone's home, so that probes wrap around.
+        // One home for all, and one tag, so that guests go all the way round.
+        churn(capacity, |key| key << 14 & 3 << 14);
+        // The last group of a half is everyone's first home.
         churn(capacity, |key| key | !0 << 32);
         churn(capacity, |key| key.wrapping_mul(0x9E37_79B9_7F4A_7C15));
     }
 }
 
 #[test]
-fn a_chunk_knows_how_many_passed() {
-    let mut index = Index::for_nodes(400);
-    for id in 1..=400 {
-        index.insert(0, id);
+fn a_home_counts_its_guests() {
+    let mut index = Index::for_entries(400);
+    let mut slots: Vec<_> = (0..400).map(|_| index.insert(0)).collect();
+    assert_eq!(index.reach, 400_usize.div_ceil(SLOTS) - 1);
+    let mut seen = vec![false; index.slots()];
+    for slot in &slots {
+        assert!(!std::mem::replace(&mut seen[*slot as usize], true), "a slot was given twice");
+        assert_eq!(index.find(0, |found| found == *slot), Some(*slot));
     }
-    assert_eq!(index.chunk(0).passed, 385);
-    for id in 1..=400 {
-        index.remove(0, id);
-        assert!(index.find(0, |found| found == id).is_none());
+    // More than can be counted: it does not know any more when nobody is left.
+    assert_eq!(index.guests[0], MANY);
+    while let Some(slot) = slots.pop() {
+        if index.is_guest(slot) {
+            index.remove_guest(slot, 0)
+        } else {
+            index.remove(slot)
+        }
+        assert_eq!(index.find(0, |found| found == slot), None);
     }
-    assert!(index.chunks.iter().all(|chunk| chunk.passed == 0));
+    assert_eq!(index.guests[0], MANY);
+    assert_eq!(index.find(0, |_| true), None);
+    let slot = index.insert(0);
+    assert_eq!(index.find(0, |_| true), Some(slot));
+    index.clear();
+    assert_eq!((index.guests[0], index.reach, index.find(0, |_| true)), (0, 0, None));
 }
 
 #[test]
-fn a_chunk_that_too_many_passed_stays_marked() {
-    let mut index = Index::for_nodes(400);
-    for id in 1..=16 {
-        index.insert(0, id);
+fn a_home_forgets_guests_that_left() {
+    let mut index = Index::for_entries(400);
+    let mut slots: Vec<_> = (0..2 * SLOTS + 40).map(|_| index.insert(0)).collect();
+    for left in (0..40).rev() {
+        assert_eq!(index.guests[0], left + 1);
+        index.remove_guest(slots.pop().unwrap(), 0);
     }
-    // As if that many had passed.
-    index.chunks[0].passed = UNKNOWN - 1;
-    for id in 17..=400 {
-        index.insert(0, id);
-    }
-    assert_eq!(index.chunk(0).passed, UNKNOWN);
-    for id in 1..=400 {
-        index.remove(0, id);
-    }
-    // It does not know that nobody is left, and nothing goes wrong for it.
-    assert_eq!(index.chunk(0).passed, UNKNOWN);
-    assert!(index.chunks[1..].iter().all(|chunk| chunk.passed == 0));
-    assert_eq!(index.find(0, |_| true), None);
-    index.insert(0, 7);
-    assert_eq!(index.find(0, |_| true), Some(7));
+    assert!(index.exact && index.guests.iter().all(|count| *count == 0));
 }
 
-/// Other keys may be missed after such a lie, but no id that has left may stay behind.
+/// Other keys may be missed after such a lie, but no slot that was left may stay filled.
 #[test]
 fn a_key_whose_hash_changes_still_leaves() {
-    let mut index = Index::for_nodes(100);
-    for id in 1..=100 {
-        index.insert(u64::from(id % 3) << 60 | u64::from(id % 5), id);
+    let mut index = Index::for_entries(100);
+    let hash = |id: u64| (id % 3) << 60 | id % 5;
+    let slots: Vec<_> = (1..=100).map(|id| index.insert(hash(id))).collect();
+    for (id, slot) in slots.into_iter().enumerate() {
+        if index.is_guest(slot) {
+            index.remove_guest(slot, (id as u64) << 50);
+        } else {
+            index.remove(slot);
+        }
+        let held = index.groups.iter().flat_map(|group| group.tags);
+        assert_eq!(held.filter(|tag| *tag != 0).count(), 99 - id);
     }
-    for id in 1..=100 {
-        index.remove(u64::from(id) << 50, id);
-        let held = index.chunks.iter().flat_map(|chunk| &chunk.upper);
-        assert_eq!(held.filter(|upper| **upper != 0).count(), 100 - id as usize);
-    }
+    assert!(!index.exact);
 }
 
 #[test]
-fn a_node_is_as_small_as_it_can_be() {
-    assert_eq!(size_of::<super::store::Node<u64, u64>>(), 24);
-    assert_eq!(size_of::<Chunk>(), 64);
+fn few_are_guests_in_a_full_index() {
+    let entries = if cfg!(miri) { 500 } else { 50_000 };
+    let mut next = numbers(3);
+    let mut index = Index::for_entries(entries);
+    let mut slots = std::collections::VecDeque::new();
+    let mut guests = 0;
+    for round in 0..8 * entries {
+        if slots.len() == entries {
+            let (slot, hash) = slots.pop_front().unwrap();
+            if index.is_guest(slot) {
+                index.remove_guest(slot, hash);
+                guests -= 1;
+            } else {
+                index.remove(slot);
+            }
+        }
+        let hash = next().wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ round as u64;
+        let slot = index.insert(hash);
+        guests += usize::from(index.is_guest(slot));
+        slots.push_back((slot, hash));
+    }
+    assert!(guests * 1000 < entries, "{guests} of {entries} are guests");
+    assert!(index.reach < 10, "one went {} groups far", index.reach);
+}
+
+#[test]
+fn an_entry_is_as_small_as_it_can_be() {
+    assert_eq!(size_of::<super::store::Pair<u64, u64>>(), 16);
+    assert_eq!(size_of::<super::links::Link>(), 8);
     assert_eq!(Store::<u64, u64>::ENTRY, 32);
 }

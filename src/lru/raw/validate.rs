@@ -2,10 +2,9 @@
 
 use std::mem;
 
-use super::Id;
-use super::chunk::SLOTS;
-use super::index::UNKNOWN;
-use super::store::{NONE, Store};
+use super::index::MANY;
+use super::store::Store;
+use super::{Id, LISTS};
 
 impl<K, V> Store<K, V> {
     /// Checks every invariant; the cost is that of a full walk.
@@ -14,60 +13,47 @@ impl<K, V> Store<K, V> {
     ///
     /// When one does not hold.
     pub(crate) fn validate(&self, hash: Option<&dyn Fn(&K) -> u64>) {
-        let mut held = vec![false; self.nodes.len()];
+        let mut held = vec![false; self.ids()];
         let mut count = 0;
-        for list in 0..self.lists {
-            let (mut before, mut id) = (list, self.node(list).next);
+        for list in 0..LISTS as u32 {
+            let (mut before, mut id) = (list, self.links.get(list).next);
             while id != list {
-                assert!(id >= self.lists, "a list runs into another one");
-                assert!(!mem::replace(&mut held[id as usize], true), "a node is held twice");
-                assert_eq!(self.node(id).prev, before, "links disagree");
+                assert!(id >= LISTS as u32, "a list runs into another one");
+                assert!(!mem::replace(&mut held[id as usize], true), "an entry is held twice");
+                assert_eq!(self.links.get(id).prev, before, "links disagree");
                 count += 1;
-                (before, id) = (id, self.node(id).next);
+                (before, id) = (id, self.links.get(id).next);
             }
-            assert_eq!(self.node(list).prev, before, "the last link disagrees");
+            assert_eq!(self.links.get(list).prev, before, "the last link disagrees");
         }
-        let mut free = self.free;
-        while free != NONE {
-            assert!(!mem::replace(&mut held[free as usize], true), "a free node is held");
-            assert!(self.is_free(free), "a free node has no mark");
-            free = self.node(free).next;
+        assert_eq!(self.held, count, "another number of entries is held");
+        assert!(self.held <= self.limit, "more entries than the index is made for");
+        if self.limit > 0 {
+            assert_eq!(self.ids(), Self::ids_for(self.limit));
+            assert_eq!(self.pairs.len(), self.index.slots());
         }
-        let lost = held.iter().skip(self.lists as usize).filter(|held| !**held).count();
-        assert_eq!(lost, 0, "nodes are neither free nor held");
-        assert!(self.nodes.len() <= self.limit, "more nodes than the index is made for");
-        self.validate_index(count, hash);
+        self.validate_index(&held, hash);
     }
 
-    fn validate_index(&self, count: usize, hash: Option<&dyn Fn(&K) -> u64>) {
+    fn validate_index(&self, held: &[bool], hash: Option<&dyn Fn(&K) -> u64>) {
         let index = &self.index;
-        let mut passed = vec![0_usize; index.chunks.len()];
-        let mut seen = vec![false; self.nodes.len()];
-        let mut filled = 0;
-        for (at, chunk) in index.chunks.iter().enumerate() {
-            for slot in (0..SLOTS as u32).map(|at| chunk.slot(at)) {
-                if slot >> 31 == 0 {
-                    continue;
-                }
-                filled += 1;
-                let id = slot & index.id_bits;
-                assert!(id >= self.lists && !self.is_free(id), "the index names a free node");
-                assert!(!mem::replace(&mut seen[id as usize], true), "a node is indexed twice");
-                let Some(hash) = hash else { continue };
-                let hash = hash(self.key(Id(id)));
-                assert_eq!(slot, index.slot(hash, id), "a slot disagrees");
-                let mut from = index.home(hash);
-                while from != at {
-                    passed[from] += 1;
-                    from = index.after(from);
+        let mut guests = vec![0; index.groups.len()];
+        for slot in 0..index.slots() as u32 {
+            let id = Id(slot + LISTS as u32);
+            let is_held = held.get(id.index()).is_some_and(|held| *held);
+            assert_eq!(*index.tag(slot) != 0, is_held, "index and lists disagree");
+            if let (true, Some(hash)) = (is_held, hash) {
+                let hash = hash(self.key(id));
+                assert!(index.is_right(slot, hash), "an entry is where it is not looked for");
+                if index.is_guest(slot) {
+                    guests[index.homes(hash).0] += 1;
                 }
             }
         }
-        assert_eq!(filled, count, "index and lists disagree");
         if hash.is_some() && index.exact {
-            for (chunk, passed) in index.chunks.iter().zip(passed) {
-                let right = chunk.passed == UNKNOWN || usize::from(chunk.passed) == passed;
-                assert!(right, "a chunk counts others than those who passed it");
+            for (count, guests) in index.guests.iter().zip(guests) {
+                let right = *count == MANY || usize::from(*count) == guests;
+                assert!(right, "a home counts others than its guests");
             }
         }
     }
