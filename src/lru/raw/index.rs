@@ -72,17 +72,22 @@ impl Index {
     }
 
     #[inline(always)]
-    pub(super) fn tag(&self, slot: u32) -> &u16 {
-        &self.group(slot as usize / SLOTS).tags[slot as usize % SLOTS]
+    pub(super) fn tag(&self, slot: u32) -> u16 {
+        debug_assert!((slot as usize) < self.slots());
+        // SAFETY: slots come from `insert`, which finds them in groups of this index; the tags of all groups
+        // lie one after the other.
+        let place = unsafe { self.groups.as_ptr().cast::<u16>().add(slot as usize) };
+        // SAFETY: as above.
+        unsafe { *place }
     }
 
     #[inline(always)]
     fn set(&mut self, slot: u32, tag: u16) {
-        let at = slot as usize / SLOTS;
-        debug_assert!(at < self.groups.len());
-        // SAFETY: slots come from `insert`, which finds them in groups of this index.
-        let group = unsafe { self.groups.get_unchecked_mut(at) };
-        group.tags[slot as usize % SLOTS] = tag;
+        debug_assert!((slot as usize) < self.slots());
+        // SAFETY: as in `tag`.
+        let place = unsafe { self.groups.as_mut_ptr().cast::<u16>().add(slot as usize) };
+        // SAFETY: as in `tag`, and the borrow of the index is mutable.
+        unsafe { *place = tag };
     }
 
     #[inline(always)]
@@ -183,7 +188,7 @@ impl Index {
     /// Removes an entry that is no guest.
     #[inline(always)]
     pub(super) fn remove(&mut self, slot: u32) {
-        debug_assert!(!self.is_guest(slot) && *self.tag(slot) != 0);
+        debug_assert!(!self.is_guest(slot) && self.tag(slot) != 0);
         self.set(slot, 0);
     }
 
@@ -192,7 +197,7 @@ impl Index {
     pub(super) fn remove_guest(&mut self, slot: u32, hash: u64) {
         debug_assert!(self.is_guest(slot));
         let (home, _) = self.homes(hash);
-        let is_told = *self.tag(slot) == Self::home_tag(hash) | GUEST;
+        let is_told = self.tag(slot) == Self::home_tag(hash) | GUEST;
         let count = &mut self.guests[home];
         if !is_told || *count == 0 {
             // Its hash has changed since it came: its key lies.
@@ -227,7 +232,7 @@ impl Index {
         let (first, second) = self.homes(hash);
         let at = slot as usize / SLOTS;
         let way = (at + self.groups.len() - first) % self.groups.len();
-        let tag = *self.tag(slot);
+        let tag = self.tag(slot);
         tag == Self::home_tag(hash) && (at == first || at == second)
             || tag == Self::home_tag(hash) | GUEST && at != first && way <= self.reach
     }

@@ -40,25 +40,26 @@ impl Links {
 
     #[inline(always)]
     fn get_mut(&mut self, id: u32) -> &mut Link {
-        debug_assert!((id as usize) < self.links.len());
-        // SAFETY: as in `get`.
-        unsafe { self.links.get_unchecked_mut(id as usize) }
+        at(&mut self.links, id)
     }
 
     #[inline(always)]
     pub(super) fn unlink(&mut self, id: u32) {
         let Link { prev, next } = *self.get(id);
-        self.get_mut(prev).next = next;
-        self.get_mut(next).prev = prev;
+        // The slice itself, so that it is not looked up again after every store.
+        let links = &mut *self.links;
+        at(links, prev).next = next;
+        at(links, next).prev = prev;
     }
 
     /// Makes it the newest of a list.
     #[inline(always)]
     pub(super) fn link(&mut self, id: u32, list: u32) {
         let first = self.get(list).next;
-        *self.get_mut(id) = Link { prev: list, next: first };
-        self.get_mut(first).prev = id;
-        self.get_mut(list).next = id;
+        let links = &mut *self.links;
+        *at(links, id) = Link { prev: list, next: first };
+        at(links, first).prev = id;
+        at(links, list).next = id;
     }
 
     /// Makes it the oldest of a list.
@@ -78,11 +79,12 @@ impl Links {
         if prev == list {
             return;
         }
-        self.get_mut(prev).next = next;
-        self.get_mut(next).prev = prev;
-        *self.get_mut(id) = Link { prev: list, next: first };
-        self.get_mut(first).prev = id;
-        self.get_mut(list).next = id;
+        let links = &mut *self.links;
+        at(links, prev).next = next;
+        at(links, next).prev = prev;
+        *at(links, id) = Link { prev: list, next: first };
+        at(links, first).prev = id;
+        at(links, list).next = id;
     }
 
     /// Makes an entry and all that are older on its list the newest of it, in the same order: the ring stays as
@@ -112,6 +114,13 @@ impl Links {
     pub(super) fn newer(&self, id: Id) -> Option<Id> {
         entry(self.get(id.0).prev)
     }
+}
+
+#[inline(always)]
+fn at(links: &mut [Link], id: u32) -> &mut Link {
+    debug_assert!((id as usize) < links.len());
+    // SAFETY: as in `Links::get`.
+    unsafe { links.get_unchecked_mut(id as usize) }
 }
 
 /// Not a sentinel.

@@ -65,7 +65,7 @@ impl<K, V> Store<K, V> {
 
     #[inline(always)]
     fn is_held(&self, id: Id) -> bool {
-        *self.index.tag(slot(id)) != 0
+        self.index.tag(slot(id)) != 0
     }
 
     #[inline(always)]

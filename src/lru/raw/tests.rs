@@ -109,9 +109,9 @@ fn a_home_counts_its_guests() {
     assert_eq!(index.guests[0], MANY);
     while let Some(slot) = slots.pop() {
         if index.is_guest(slot) {
-            index.remove_guest(slot, 0)
+            index.remove_guest(slot, 0);
         } else {
-            index.remove(slot)
+            index.remove(slot);
         }
         assert_eq!(index.find(0, |found| found == slot), None);
     }
@@ -138,7 +138,7 @@ fn a_home_forgets_guests_that_left() {
 #[test]
 fn a_key_whose_hash_changes_still_leaves() {
     let mut index = Index::for_entries(100);
-    let hash = |id: u64| (id % 3) << 60 | id % 5;
+    let hash = |id: u64| ((id % 3) << 60) | (id % 5);
     let slots: Vec<_> = (1..=100).map(|id| index.insert(hash(id))).collect();
     for (id, slot) in slots.into_iter().enumerate() {
         if index.is_guest(slot) {

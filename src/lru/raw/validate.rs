@@ -41,7 +41,7 @@ impl<K, V> Store<K, V> {
         for slot in 0..index.slots() as u32 {
             let id = Id(slot + LISTS as u32);
             let is_held = held.get(id.index()).is_some_and(|held| *held);
-            assert_eq!(*index.tag(slot) != 0, is_held, "index and lists disagree");
+            assert_eq!(index.tag(slot) != 0, is_held, "index and lists disagree");
             if let (true, Some(hash)) = (is_held, hash) {
                 let hash = hash(self.key(id));
                 assert!(index.is_right(slot, hash), "an entry is where it is not looked for");
