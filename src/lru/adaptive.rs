@@ -50,7 +50,7 @@ impl Adaptive {
         }
     }
 
-    /// As `admit`, where all weigh 1.
+    /// As `admit`, where all weigh 1: the new entry comes in the place of a ghost that is forgotten.
     #[inline]
     fn admit_to_full<K: Hash + Eq, V, S: BuildHasher>(
         &self,
@@ -67,14 +67,25 @@ impl Adaptive {
             core.evict_to_ghost(FREQUENT, GHOST_FREQUENT, Cause::Capacity, sink);
         }
         let limits = [(GHOST_RECENT, self.capacity - self.target), (GHOST_FREQUENT, self.target)];
+        let mut replaced = None;
         for (list, limit) in limits {
             // One goes above the capacity, and one above the limit of the list.
             let size = core.count(list);
             let above = usize::from(size > self.capacity);
-            let over = above + usize::from(size - above > limit);
-            core.trim(list, size - over, None);
+            let mut over = above + usize::from(size - above > limit);
+            if over > 0 && replaced.is_none() {
+                replaced = Some(list);
+                over -= 1;
+            }
+            if over > 0 {
+                core.trim(list, size - over, None);
+            }
         }
-        core.push(RECENT, hash, key, value, 1, self.most(core.capacity))
+        let most = self.most(core.capacity);
+        match replaced {
+            Some(ghosts) => core.replace_ghost(ghosts, RECENT, hash, key, value, most),
+            None => core.push(RECENT, hash, key, value, 1, most),
+        }
     }
 }
 

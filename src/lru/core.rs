@@ -236,6 +236,18 @@ impl<K, V, S> Core<K, V, S> {
         self.sizes[list] -= self.weight_of(id);
     }
 
+    /// An entry that weighs 1 is on a list, and one less is on another.
+    #[inline(always)]
+    fn exchange(&mut self, from: usize, id: Id, to: usize) {
+        self.counts[from] -= 1;
+        self.sizes[from] -= 1;
+        self.counts[to] += 1;
+        self.sizes[to] += 1;
+        if let Some(tag) = self.tags.get_mut(id.index()) {
+            *tag = to as u8;
+        }
+    }
+
     /// Makes an entry the newest of a list with values, the one that it is on or another.
     #[inline(always)]
     pub(crate) fn move_to(&mut self, id: Id, list: usize) {
@@ -248,8 +260,12 @@ impl<K, V, S> Core<K, V, S> {
     }
 
     /// Keeps the key of an entry as a ghost.
-    #[inline]
-    fn make_ghost(&mut self, id: Id, from: usize, to: usize) -> V {
+    #[inline(always)]
+    fn make_ghost(&mut self, id: Id, from: usize, to: usize, plain: bool) -> V {
+        if plain {
+            self.exchange(from, id, to);
+            return self.store.make_ghost(id, to);
+        }
         // At least 1, or the ghosts of entries that weigh nothing would never end.
         let weight = self.weight_of(id).max(1);
         self.leave_list(id, from);
@@ -300,16 +316,16 @@ impl<K, V, S> Core<K, V, S> {
 
     /// Moves the oldest entry of a list to a ghost list.
     #[inline]
-    pub(crate) fn evict_to_ghost(
+    pub(crate) fn evict_to_ghost<T: Sink<K, V>>(
         &mut self,
         from: usize,
         to: usize,
         cause: Cause,
-        sink: &mut impl Sink<K, V>,
+        sink: &mut T,
     ) {
         if let Some(id) = self.store.oldest(from) {
             self.store.prefetch_after(id);
-            let value = self.make_ghost(id, from, to);
+            let value = self.make_ghost(id, from, to, T::PLAIN);
             sink.ghost(self.store.key(id), value, cause);
         }
     }
@@ -446,8 +462,31 @@ impl<K: Hash + Eq, V, S: BuildHasher> Core<K, V, S> {
         value: V,
     ) -> (Id, (K, V)) {
         self.store.prefetch_after(oldest);
-        let old = self.store.remove(oldest, |key| self.hasher.hash_one(key));
-        (self.store.insert(RECENT, hash, key, value), old)
+        let hash_old = |key: &K| self.hasher.hash_one(key);
+        self.store.replace(oldest, hash_old, RECENT, hash, key, value)
+    }
+
+    /// Puts a new entry in the place of the oldest ghost of a list, where every entry weighs 1 and none has
+    /// a time.
+    #[inline(always)]
+    pub(crate) fn replace_ghost(
+        &mut self,
+        ghosts: usize,
+        list: usize,
+        hash: u64,
+        key: K,
+        value: V,
+        most: usize,
+    ) -> Id {
+        let Some(oldest) = self.store.oldest(ghosts) else {
+            return self.push(list, hash, key, value, 1, most);
+        };
+        self.store.prefetch_after(oldest);
+        let hash_old = |key: &K| self.hasher.hash_one(key);
+        let (id, key) = self.store.replace_ghost(oldest, hash_old, list, hash, key, value);
+        self.exchange(ghosts, id, list);
+        drop(key);
+        id
     }
 
     /// Takes out an entry that is no ghost.

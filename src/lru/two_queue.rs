@@ -123,7 +123,8 @@ impl Rules for TwoQueue {
         sink: &mut T,
     ) -> Id {
         let most = self.most(core.capacity);
-        // As below, where all weigh 1 and there are as many ghosts as may be.
+        // As below, where all weigh 1 and there are as many ghosts as may be: the new entry comes in the place
+        // of the ghost that goes for the next one.
         let recent = core.count(RECENT);
         if T::PLAIN
             && core.len() == core.capacity
@@ -133,8 +134,7 @@ impl Rules for TwoQueue {
             && core.count(GHOST_RECENT) == self.ghost_limit
         {
             core.evict_to_ghost(RECENT, GHOST_RECENT, Cause::Capacity, sink);
-            core.trim(GHOST_RECENT, self.ghost_limit, None);
-            return core.push(RECENT, hash, key, value, 1, most);
+            return core.replace_ghost(GHOST_RECENT, RECENT, hash, key, value, most);
         }
         self.make_room(core, weight, None, Cause::Capacity, sink);
         core.push(RECENT, hash, key, value, weight, most)

@@ -163,9 +163,8 @@ impl<K, V> Store<K, V> {
 
     /// The caller has made room.
     #[inline(always)]
-    fn allot(&mut self, list: usize, hash: u64, key: K) -> Id {
-        assert!(self.has_room());
-        self.held += 1;
+    fn put(&mut self, list: usize, hash: u64, key: K) -> Id {
+        debug_assert!(self.held <= self.limit);
         let id = id(self.index.insert(hash));
         self.pair_at(id).key.write(key);
         self.links.link(id.0, list as u32);
@@ -176,7 +175,9 @@ impl<K, V> Store<K, V> {
     #[inline(always)]
     pub(crate) fn insert(&mut self, list: usize, hash: u64, key: K, value: V) -> Id {
         debug_assert!(list < GHOSTS);
-        let id = self.allot(list, hash, key);
+        assert!(self.has_room());
+        self.held += 1;
+        let id = self.put(list, hash, key);
         self.pair_at(id).value.write(value);
         id
     }
@@ -184,7 +185,9 @@ impl<K, V> Store<K, V> {
     /// Adds a key without a value as the newest of a ghost list.
     pub(crate) fn insert_ghost(&mut self, list: usize, hash: u64, key: K) -> Id {
         debug_assert!(list >= GHOSTS);
-        self.allot(list, hash, key)
+        assert!(self.has_room());
+        self.held += 1;
+        self.put(list, hash, key)
     }
 
     /// Takes out an entry that is on no ghost list. `hash` is seldom asked; when it panics nothing changed.
@@ -201,6 +204,42 @@ impl<K, V> Store<K, V> {
         self.release_ghost(id)
     }
 
+    /// As `remove` and `insert`.
+    #[inline(always)]
+    pub(crate) fn replace(
+        &mut self,
+        old: Id,
+        hash_old: impl FnOnce(&K) -> u64,
+        list: usize,
+        hash: u64,
+        key: K,
+        value: V,
+    ) -> (Id, (K, V)) {
+        self.vacate(old, hash_old);
+        let old = self.take_pair(old);
+        let id = self.put(list, hash, key);
+        self.pair_at(id).value.write(value);
+        (id, old)
+    }
+
+    /// As `remove_ghost` and `insert`.
+    #[inline(always)]
+    pub(crate) fn replace_ghost(
+        &mut self,
+        old: Id,
+        hash_old: impl FnOnce(&K) -> u64,
+        list: usize,
+        hash: u64,
+        key: K,
+        value: V,
+    ) -> (Id, K) {
+        self.vacate(old, hash_old);
+        let old = self.take_key(old);
+        let id = self.put(list, hash, key);
+        self.pair_at(id).value.write(value);
+        (id, old)
+    }
+
     #[inline(always)]
     fn vacate(&mut self, id: Id, hash: impl FnOnce(&K) -> u64) {
         if self.index.is_guest(slot(id)) {
@@ -211,19 +250,31 @@ impl<K, V> Store<K, V> {
         }
     }
 
-    /// The caller sees to the index.
     #[inline(always)]
     fn release(&mut self, id: Id) -> (K, V) {
-        let value = mem::replace(&mut self.pair_at(id).value, MaybeUninit::uninit());
-        let key = self.release_ghost(id);
-        // SAFETY: the entry was on no ghost list, so it held a value, which nobody reads again.
-        (key, unsafe { value.assume_init() })
+        self.held -= 1;
+        self.take_pair(id)
     }
 
     #[inline(always)]
     fn release_ghost(&mut self, id: Id) -> K {
-        self.links.unlink(id.0);
         self.held -= 1;
+        self.take_key(id)
+    }
+
+    /// Off its list, which is no ghost list; the caller sees to the index and the count.
+    #[inline(always)]
+    fn take_pair(&mut self, id: Id) -> (K, V) {
+        let value = mem::replace(&mut self.pair_at(id).value, MaybeUninit::uninit());
+        let key = self.take_key(id);
+        // SAFETY: the entry was on no ghost list, so it held a value, which nobody reads again.
+        (key, unsafe { value.assume_init() })
+    }
+
+    /// As `take_pair`, off a ghost list.
+    #[inline(always)]
+    fn take_key(&mut self, id: Id) -> K {
+        self.links.unlink(id.0);
         let key = mem::replace(&mut self.pair_at(id).key, MaybeUninit::uninit());
         // SAFETY: the slot was filled, so it held a key, which nobody reads again.
         unsafe { key.assume_init() }
