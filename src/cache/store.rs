@@ -225,4 +225,6 @@ pub(crate) fn weigh(key: &CacheKey, resource: &Resource) -> usize {
 
 /// The place of an entry in the core: in the lists and the index, with its weight and its time. All of these
 /// are tables that grow by doubling, so there may be room for another one of each.
-const PLACE: usize = 2 * (Shelf::ENTRY_BYTES + size_of::<usize>() + 2 * size_of::<u64>());
+const PLACE: usize = 2 * (Shelf::ENTRY_BYTES + BESIDE + BESIDE / 4);
+/// The weight and the time, which have places for the vacant slots, too.
+const BESIDE: usize = size_of::<usize>() + 2 * size_of::<u64>();

@@ -1,13 +1,15 @@
-//! The one place with `unsafe`: the index, the slab and the links.
+//! The one place with `unsafe`: the index, the entries in its slots, and the links.
 //!
-//! An [`Id`] is made here and nowhere else, and only for a node of the store that hands it out; the store
-//! never gives nodes back to the allocator while it lives, so an id stays in bounds. What the callers owe
-//! is that they use an id with the store it came from and only while its entry is held (debug builds
-//! check both). Nodes on a list below [`GHOSTS`] hold a key and a value, those on a ghost list a key only,
-//! free ones and the sentinels nothing.
+//! An [`Id`] is made here and nowhere else, and only for a filled slot of the store that hands it out. A store
+//! has a link and a pair for each slot of its index, and the three change together when it grows, which gives
+//! every entry another id. What the callers owe is that they use an id with the store it came from, only while
+//! its entry is held and only until the store grows (debug builds check the first two). Entries on a list below
+//! [`GHOSTS`] hold a key and a value, those on a ghost list a key only, vacant slots nothing; the sentinels
+//! have no slot.
 //!
 //! User code (`Hash`, `Eq`, `Drop`) never runs while a store is between two states: hashes come in as
-//! arguments, what leaves is returned, and growth builds the new index before it swaps it in.
+//! arguments or are asked for before anything changes, what leaves is returned, and growth builds the new
+//! tables before it swaps them in.
 #![allow(unsafe_code)]
 
 mod group;
@@ -27,7 +29,7 @@ pub(crate) const GHOSTS: usize = 2;
 /// The most lists that a store can have.
 pub(crate) const LISTS: usize = 4;
 
-/// A node of one store.
+/// An entry or a ghost of one store, until it leaves or the store grows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Id(u32);
 
@@ -38,7 +40,7 @@ impl Id {
         self.0 as usize
     }
 
-    /// The node that side data belong to, which is held: the wheel unlinks it when it leaves.
+    /// The entry that side data belong to, which is held: the wheel unlinks it when it leaves.
     #[inline]
     pub(crate) fn from_index(index: u32) -> Self {
         Self(index)
