@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::time::Instant;
 
 /// A reading of both clocks: the steady one for how long something was kept, the wall clock for what is
-/// written in headers. Both in milliseconds: every stored response has one of these.
+/// written in headers. Both in microseconds: with less, a lifetime could seem to be over too early.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Moment {
     /// Since the cache was made.
@@ -23,17 +23,22 @@ impl Moment {
     /// The steady clock stands still while the machine sleeps, the wall clock may be set back.
     pub(crate) fn since(&self, earlier: &Moment) -> Duration {
         let steady = self.steady.saturating_sub(earlier.steady);
-        Duration::from_millis(steady.max(self.wall.saturating_sub(earlier.wall)))
+        Duration::from_micros(steady.max(self.wall.saturating_sub(earlier.wall)))
     }
 
     /// The steady clock, since the cache was made.
     pub(crate) fn steady(&self) -> Duration {
-        Duration::from_millis(self.steady)
+        Duration::from_micros(self.steady)
+    }
+
+    /// The same in whole milliseconds, for what all threads share: written less often.
+    pub(crate) fn steady_millis(&self) -> Duration {
+        Duration::from_millis(self.steady / 1000)
     }
 
     /// The wall clock, since 1970.
     pub(crate) fn wall(&self) -> Duration {
-        Duration::from_millis(self.wall)
+        Duration::from_micros(self.wall)
     }
 
     pub(crate) fn seconds(&self) -> i64 {
@@ -51,10 +56,10 @@ pub(crate) struct Clock {
     looked: AtomicU64,
 }
 
-/// For how many milliseconds the two clocks are taken to go together: a reading costs as much as an
+/// For how many microseconds the two clocks are taken to go together: a reading costs as much as an
 /// allocation, and there would be two per hit. So a clock that was set, or a machine that slept, is noticed
 /// that much later.
-const TOGETHER: u64 = 10;
+const TOGETHER: u64 = 10_000;
 
 impl Clock {
     pub(crate) fn new() -> Self {
@@ -72,7 +77,7 @@ impl Clock {
     }
 
     pub(crate) fn now(&self) -> Moment {
-        let steady = millis(self.start.elapsed());
+        let steady = micros(self.start.elapsed());
         let wall = match self.wall.get() {
             Some(wall) => since_1970(wall()),
             None => self.system(steady),
@@ -94,12 +99,12 @@ impl Clock {
 }
 
 fn since_1970(wall: SystemTime) -> u64 {
-    millis(wall.duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO))
+    micros(wall.duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO))
 }
 
-fn millis(time: Duration) -> u64 {
-    // In 64 bits: `as_millis` computes with 128.
-    time.as_secs().saturating_mul(1000).saturating_add(time.subsec_millis().into())
+fn micros(time: Duration) -> u64 {
+    // In 64 bits: `as_micros` computes with 128.
+    time.as_secs().saturating_mul(1_000_000).saturating_add(time.subsec_micros().into())
 }
 
 impl fmt::Debug for Clock {

@@ -88,7 +88,7 @@ impl Store {
 
     /// Entries leave when their time is over.
     fn set_time(&self, now: &Moment) {
-        let now = now.steady();
+        let now = now.steady_millis();
         // Not written in vain: all threads read it.
         if Clock::now(&*self.clock) != now {
             self.clock.set(now);
