@@ -30,6 +30,8 @@ use crate::{
 
 /// Asks a program to say what it is, and to leave.
 const CHECK: &str = "GRACEFUL_CHECK";
+/// How the reason begins when the system could not start it.
+pub(crate) const CANNOT_RUN: &str = "its check cannot be run";
 /// What a program that knows nothing of this may print before it is stopped.
 const MAX_OUTPUT: u64 = 1 << 20;
 const BUSY_ATTEMPTS: u32 = 50;
@@ -112,7 +114,7 @@ pub(crate) async fn ask(
     let ended = async { run(Command::from(command?)).await.map_err(exec::explain) };
     let (status, output) = match timeout(limit, ended).await {
         Ok(Ok(ended)) => ended,
-        Ok(Err(error)) => return Err(format!("its check cannot be run: {error}")),
+        Ok(Err(error)) => return Err(format!("{CANNOT_RUN}: {error}")),
         Err(_) => return Err(format!("its check did not end within {limit:?}")),
     };
     if output.len() as u64 > MAX_OUTPUT {
