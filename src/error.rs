@@ -62,7 +62,9 @@ impl Error {
         self.kind == Kind::Config
     }
 
-    /// Whether an address could not be bound.
+    /// Whether an address could not be bound: in a single process, in a worker, and of what the master
+    /// itself opens. That a worker could not bind one is [`is_worker`](Self::is_worker) to its master,
+    /// with this error in its text.
     pub fn is_bind(&self) -> bool {
         self.kind == Kind::Bind
     }
@@ -79,12 +81,14 @@ impl Error {
         self.kind == Kind::Tls
     }
 
-    /// Whether the closure given to `serve_with` failed.
+    /// Whether the closure given to `serve_with` failed. In a worker or a single process: to the master
+    /// it is [`is_worker`](Self::is_worker), with this error in its text.
     pub fn is_app(&self) -> bool {
         self.kind == Kind::App
     }
 
-    /// Whether a worker could not be started, or workers kept dying.
+    /// Whether a worker could not be started, or workers kept dying. The text has what the last one said
+    /// of its end; as it is the same program, both print what they return from `main`.
     pub fn is_worker(&self) -> bool {
         self.kind == Kind::Worker
     }
@@ -97,6 +101,11 @@ impl Error {
     /// Whether a reload failed; the server goes on as before.
     pub fn is_reload(&self) -> bool {
         self.kind == Kind::Reload
+    }
+
+    /// Whether the operating system refused something else, such as to write the PID file.
+    pub fn is_io(&self) -> bool {
+        self.kind == Kind::Io
     }
 
     /// Whether a reload was asked of a process that runs without a master.

@@ -168,6 +168,7 @@ impl<A> Serve<A> {
     ///
     /// Without any: on the sockets inherited through `LISTEN_FDS`, else on the comma-separated
     /// addresses in `GRACEFUL_LISTEN`, else on `PORT` of every IPv4 address, else on 127.0.0.1:3000.
+    /// With any, an inherited socket that none of them names stays open and is served by nobody.
     pub fn bind(mut self, address: impl Into<String>) -> Self {
         self.addresses.push(Named { address: address.into(), tls: None });
         self

@@ -1,6 +1,6 @@
 //! What cannot be is refused with a clear error and status 1, or ignored where another program said it;
 //! never a panic, and never at the cost of a server that runs.
-#![cfg(all(target_os = "linux", feature = "serve"))]
+#![cfg(all(unix, feature = "serve"))]
 
 mod support;
 

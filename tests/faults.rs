@@ -32,10 +32,10 @@ struct Case {
     why: &'static str,
 }
 
-/// Replaces the program by a script.
-fn script(path: &Path, text: &str) {
+/// Replaces the program by a script, or by what is none.
+fn script(path: &Path, content: impl AsRef<[u8]>) {
     let new = path.with_extension("new");
-    fs::write(&new, text).expect("write a script");
+    fs::write(&new, content).expect("write a script");
     fs::set_permissions(&new, fs::Permissions::from_mode(0o755)).expect("make it executable");
     fs::rename(new, path).expect("put it in place");
 }
@@ -65,7 +65,22 @@ const CASES: &[Case] = &[
     Case {
         name: "wrong format",
         break_it: |path| script(path, "\u{7f}ELF is not enough"),
-        why: "it exited with status 12",
+        why: "not a program for this system",
+    },
+    Case {
+        name: "text that a shell would execute",
+        break_it: |path| script(path, "kill -9 $PPID\n"),
+        why: "not a program for this system",
+    },
+    Case {
+        name: "a program for another machine",
+        break_it: |path| {
+            let mut program = fs::read("/bin/true").expect("a program");
+            // e_machine of ELF is SPARC V9.
+            program[18..20].copy_from_slice(&[43, 0]);
+            script(path, program);
+        },
+        why: "not a program for this system",
     },
     Case { name: "exits 0", break_it: |path| script(path, "#!/bin/sh\nexit 0\n"), why: "status 0" },
     Case { name: "exits 1", break_it: |path| script(path, "#!/bin/sh\nexit 1\n"), why: "status 1" },
@@ -117,13 +132,13 @@ const CASES: &[Case] = &[
     },
     Case {
         name: "closes the wire",
-        break_it: |path| script(path, &format!("{ON_THE_WIRE}exec {{fd}}>&-\nexec sleep 1000\n")),
+        break_it: |path| script(path, format!("{ON_THE_WIRE}exec {{fd}}>&-\nexec sleep 1000\n")),
         why: "closed its wire",
     },
     Case {
         name: "writes garbage on the wire",
         break_it: |path| {
-            script(path, &format!("{ON_THE_WIRE}echo 'HTTP/1.1 200 OK' >&$fd\nexec sleep 1000\n"));
+            script(path, format!("{ON_THE_WIRE}echo 'HTTP/1.1 200 OK' >&$fd\nexec sleep 1000\n"));
         },
         why: "garbage on the wire",
     },
@@ -131,7 +146,7 @@ const CASES: &[Case] = &[
         name: "speaks an unknown version",
         break_it: |path| {
             let hello = r#"frame '{"type":"hello","version":99,"crate_version":"9"}'"#;
-            script(path, &format!("{ON_THE_WIRE}{hello}\nexec sleep 1000\n"));
+            script(path, format!("{ON_THE_WIRE}{hello}\nexec sleep 1000\n"));
         },
         why: "speaks version 99",
     },

@@ -1,5 +1,5 @@
 //! Reloads under load: a client that never retries sees nothing of them, and nothing of them stays.
-#![cfg(all(target_os = "linux", feature = "serve"))]
+#![cfg(all(unix, feature = "serve"))]
 
 mod support;
 
@@ -7,10 +7,15 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
-use support::load::{Kind, Load, Report, Running};
-use support::procfs;
-use support::server::{Server, Setup};
-use support::until;
+use support::load::{Kind, Load};
+use support::server::Setup;
+#[cfg(target_os = "linux")]
+use support::{
+    load::{Report, Running},
+    procfs,
+    server::Server,
+    until,
+};
 
 #[test]
 #[ignore = "the server that the tests start"]
@@ -18,7 +23,45 @@ fn server() {
     support::server::serve();
 }
 
+/// What every Unix can do.
+#[tokio::test]
+async fn reloads_lose_nothing_and_a_failed_one_changes_nothing() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let fault = directory.path().join("fault");
+    let server = Setup::new()
+        .bake(Duration::from_millis(300))
+        .env("TEST_FAULT", fault.display())
+        .start()
+        .await;
+    let load = Load::new(server.addr())
+        .keep_alive(16, Duration::from_millis(10))
+        .fresh(2)
+        .slow(2)
+        .streaming(2)
+        .uploads(2)
+        .start();
+    load.generation(1).await;
+    for generation in 2..=6 {
+        assert!(server.process.signal(Signal::SIGHUP));
+        server.process.line(&format!("reloaded: {generation} ")).await;
+        load.generation(generation).await;
+    }
+    std::fs::write(&fault, "panic").expect("write the fault");
+    assert!(server.process.signal(Signal::SIGHUP));
+    server.process.line("reload failed: it exited with status 101").await;
+    load.further(Kind::KeepAlive, 20).await;
+    std::fs::remove_file(&fault).expect("remove the fault");
+    assert!(server.process.signal(Signal::SIGHUP));
+    load.generation(8).await;
+    server.process.line("reloaded: 8 ").await;
+    let report = load.stop().await;
+    assert_eq!(report.lost(), 0, "{report}");
+    assert!(server.process.signal(Signal::SIGTERM));
+    assert!(server.process.exit(Duration::from_secs(60)).await.success());
+}
+
 /// Every kind of client at once, a hundred and more of them.
+#[cfg(target_os = "linux")]
 fn load(server: &Server) -> Running {
     Load::new(server.addr())
         .keep_alive(64, Duration::from_millis(10))
@@ -31,6 +74,7 @@ fn load(server: &Server) -> Running {
 }
 
 /// Waits until no old worker is left, and each kind of client has been answered since.
+#[cfg(target_os = "linux")]
 async fn settled(server: &Server, load: &Running) -> u32 {
     let master = server.process.pid();
     loop {
@@ -49,6 +93,7 @@ async fn settled(server: &Server, load: &Running) -> u32 {
     }
 }
 
+#[cfg(target_os = "linux")]
 #[tokio::test]
 async fn a_hundred_reloads_lose_nothing() {
     let server = Setup::new().start().await;
@@ -56,7 +101,7 @@ async fn a_hundred_reloads_lose_nothing() {
     let load = load(&server);
     load.generation(1).await;
     for generation in 2..=101 {
-        // Never more than four old workers: the oldest would be cut.
+        // Never more than four old workers: the next reload would wait for one of them to leave.
         until("an old worker to leave", || procfs::children(master).len() <= 4).await;
         assert!(server.process.signal(Signal::SIGHUP));
         load.generation(generation).await;
@@ -66,6 +111,7 @@ async fn a_hundred_reloads_lose_nothing() {
     nothing_is_lost(&load.stop().await);
 }
 
+#[cfg(target_os = "linux")]
 fn nothing_is_lost(report: &Report) {
     println!("{report}");
     assert_eq!(report.lost(), 0, "{report}");
@@ -80,6 +126,7 @@ fn nothing_is_lost(report: &Report) {
 }
 
 /// As users have it: with a trial of two seconds.
+#[cfg(target_os = "linux")]
 #[tokio::test]
 async fn reloads_with_a_trial_lose_nothing() {
     let server = Setup::new().default_trial().start().await;
@@ -95,6 +142,7 @@ async fn reloads_with_a_trial_lose_nothing() {
 }
 
 /// Then each connection ends with an announced close.
+#[cfg(target_os = "linux")]
 #[tokio::test]
 async fn reloads_without_the_hand_over_lose_nothing() {
     let server = Setup::new().env("TEST_STAY", 1).start().await;
@@ -114,16 +162,19 @@ async fn reloads_without_the_hand_over_lose_nothing() {
     assert!(report.of(Kind::KeepAlive).reconnects >= 64, "{report}");
 }
 
+#[cfg(target_os = "linux")]
 #[tokio::test]
 async fn nothing_is_left_of_a_storm_of_signals() {
     storm(Setup::new()).await;
 }
 
+#[cfg(target_os = "linux")]
 #[tokio::test]
 async fn nothing_is_left_of_a_storm_during_trials() {
     storm(Setup::new().bake(Duration::from_secs(1))).await;
 }
 
+#[cfg(target_os = "linux")]
 async fn storm(setup: Setup) {
     let server = setup.start().await;
     let master = server.process.pid();

@@ -1,6 +1,6 @@
 //! How a server ends: within its deadline, at once where nothing is in flight, and never before what is
 //! in flight has ended. In a master with a worker, and in a single process.
-#![cfg(all(target_os = "linux", feature = "serve"))]
+#![cfg(all(unix, feature = "serve"))]
 
 mod support;
 
@@ -11,9 +11,9 @@ use nix::sys::signal::Signal;
 use tokio::net::TcpStream;
 
 use support::http::{GET, answer, connect, expect_end, send};
-use support::process;
-use support::procfs;
 use support::server::{Server, Setup};
+#[cfg(target_os = "linux")]
+use support::{process, procfs};
 
 #[test]
 #[ignore = "the server that the tests start"]
@@ -23,6 +23,7 @@ fn server() {
 
 const SLOW: &str = "GET /slow?ms=500 HTTP/1.1\r\nhost: x\r\n\r\n";
 /// At most, of a race that either may win; one in six or so goes to the signal.
+#[cfg(target_os = "linux")]
 const ROUNDS: usize = 100;
 const LONG: Duration = Duration::from_secs(10);
 
@@ -196,6 +197,7 @@ async fn a_second_stop_ends_it_now() {
     }
 }
 
+#[cfg(target_os = "linux")]
 #[tokio::test]
 async fn a_worker_that_has_lost_its_master_finishes_and_leaves() {
     let server = Setup::new().idle_grace(Duration::ZERO).start().await;
@@ -214,6 +216,7 @@ async fn a_worker_that_has_lost_its_master_finishes_and_leaves() {
     }
 }
 
+#[cfg(target_os = "linux")]
 #[tokio::test]
 async fn a_killed_worker_is_replaced_and_reaped() {
     let server = Setup::new().start().await;
@@ -254,6 +257,7 @@ async fn a_stop_around_the_first_connections_of_a_worker_loses_nothing() {
 
 /// The master is stopped while the worker says that it is ready, and finds that and the signal at once
 /// when it goes on: in some rounds it takes the signal first, for which the worker is still starting.
+#[cfg(target_os = "linux")]
 #[tokio::test]
 async fn a_stop_that_overtakes_the_news_of_a_ready_worker_loses_nothing() {
     for _ in 0..ROUNDS {
@@ -284,6 +288,7 @@ async fn a_stop_that_overtakes_the_news_of_a_ready_worker_loses_nothing() {
     panic!("the signal has overtaken in none of {ROUNDS} rounds");
 }
 
+#[cfg(target_os = "linux")]
 #[tokio::test]
 async fn a_stop_does_not_wait_for_a_worker_that_is_being_built() {
     for fault in ["hang", "block"] {

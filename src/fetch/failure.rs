@@ -1,7 +1,7 @@
-use std::{fmt, io, path::PathBuf, time::Duration};
+use std::{any::Any, fmt, io, path::PathBuf, time::Duration};
 
 use super::format;
-use crate::BoxError;
+use crate::{BoxError, orchestrator::CANNOT_RUN};
 
 /// Why the next version was not taken: one variant for each way in which a step can fail.
 #[derive(Debug)]
@@ -40,6 +40,10 @@ pub(super) enum Failure {
     Tried {
         digest: String,
     },
+    /// The same was refused for this reason before.
+    Refused {
+        why: String,
+    },
     NoVersion,
     GarbledVersion(String),
     Downgrade {
@@ -48,6 +52,9 @@ pub(super) enum Failure {
     },
     Check(String),
     Hook(BoxError),
+    HookTooSlow {
+        limit: Duration,
+    },
     /// Another process upgrades the same file.
     Busy(PathBuf),
     Planted(PathBuf),
@@ -69,9 +76,18 @@ pub(super) enum Failure {
         cause: Box<Failure>,
     },
     Panicked,
+    /// The user's code has panicked.
+    Broken(String),
 }
 
 impl Failure {
+    /// What a panic said.
+    pub(super) fn broken(panic: &(dyn Any + Send)) -> Self {
+        let text = panic.downcast_ref::<String>().map(String::as_str);
+        let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
+        Self::Broken(text.unwrap_or("without a word").to_owned())
+    }
+
     /// Whether the same release would fail again, whatever changes around it.
     pub(super) fn is_final(&self) -> bool {
         match self {
@@ -83,6 +99,19 @@ impl Failure {
             | Self::Downgrade { .. }
             | Self::TooLarge { .. } => true,
             Self::Trial { blamed, .. } => *blamed,
+            _ => false,
+        }
+    }
+
+    /// Whether the same release would fail again unless something around it changes: a signature that
+    /// is published later is another release, but what a check run lacks may be there some day.
+    pub(super) fn is_refusal(&self) -> bool {
+        match self {
+            Self::GarbledSignature(_)
+            | Self::OtherKey
+            | Self::WrongSignature
+            | Self::WrongDigest { .. } => true,
+            Self::Check(why) => !why.starts_with(CANNOT_RUN),
             _ => false,
         }
     }
@@ -123,6 +152,9 @@ impl fmt::Display for Failure {
                 write!(f, "the download has the SHA-256 {actual} and not {expected}")
             }
             Self::Tried { digest } => write!(f, "this binary has failed before: {digest}"),
+            Self::Refused { why } => {
+                write!(f, "refused before, and tried again only when asked to: {why}")
+            }
             Self::NoVersion => f.write_str("the new binary does not say its version"),
             Self::GarbledVersion(version) => {
                 write!(f, "the version of the new binary cannot be compared: {version}")
@@ -132,6 +164,9 @@ impl fmt::Display for Failure {
             }
             Self::Check(why) => write!(f, "the new binary cannot be used: {why}"),
             Self::Hook(cause) => write!(f, "refused before the upgrade: {}", Chain(&**cause)),
+            Self::HookTooSlow { limit } => {
+                write!(f, "the hook before the upgrade took longer than {limit:?}")
+            }
             Self::Busy(path) => {
                 write!(f, "another process is upgrading {} at the moment", path.display())
             }
@@ -154,6 +189,7 @@ impl fmt::Display for Failure {
                 write!(f, "{why}; and the file of the program is still the new one: {cause}")
             }
             Self::Panicked => f.write_str("the task that writes the file has panicked"),
+            Self::Broken(text) => write!(f, "the look for an upgrade has panicked: {text}"),
         }
     }
 }

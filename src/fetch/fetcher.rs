@@ -89,6 +89,14 @@ impl Release {
         self
     }
 
+    /// All that the source says of it: with another signature it is another release. Nothing where the
+    /// source has no name for it.
+    pub(super) fn name(&self) -> Option<String> {
+        let tag = self.tag.as_ref()?;
+        let said = (tag, &self.sha256, &self.signature);
+        Some(serde_json::to_string(&said).expect("strings become JSON"))
+    }
+
     /// Its SHA-256 in hexadecimal, as the source has it. It must be right, but it does not make the
     /// binary trusted: whoever can alter the one can alter the other.
     pub fn sha256(mut self, digest: impl Into<Option<String>>) -> Self {

@@ -28,7 +28,9 @@
 //!    [so large](Upgrade::max_size) and [so slow](Upgrade::time_limit). From its first bytes on: is it a
 //!    program for this machine?
 //! 4. Its minisign signature or its SHA-256 is verified, as it is written.
-//! 5. One that has failed before is refused, by the digest of its content.
+//! 5. One that has failed before is refused, by the digest of its content. What was refused in step 4 or
+//!    6 is neither downloaded nor run again as long as the source says the same of it, unless somebody
+//!    asks for a look.
 //! 6. It is run with `GRACEFUL_CHECK=1`, a [time limit](Upgrade::check_limit) and next to
 //!    [no environment](Upgrade::check_env): it must be built on this crate, build its application, and
 //!    say a version that is [not older](Upgrade::version).
@@ -45,15 +47,16 @@
 //!
 //! The holder of the secret minisign key, and nobody else: not the server, not the network, not the
 //! store. Sign with `minisign -S -m app` and publish the signature, `app.minisig`, before the binary. A
-//! key should sign one program only, as the signature does not say which program it is for; and without
-//! a [`version`](Upgrade::version) an old release can be served again. Against somebody who hides new
-//! releases nothing here helps. Without a key and without a digest a server does not start, unless
-//! [`allow_unverified`](Upgrade::allow_unverified) says in so many words that the source is trusted.
+//! key should sign one program only, as the signature does not say which program it is for. Against
+//! somebody who hides new releases nothing here helps. Without a key and without a digest a server does
+//! not start, unless [`allow_unverified`](Upgrade::allow_unverified) says in so many words that the source
+//! is trusted; nor does it without its own [`version`](Upgrade::version), as any old release could be
+//! served again, unless [`allow_downgrade`](Upgrade::allow_downgrade) says that this is wanted.
 //!
 //! # When it looks
 //!
 //! Each [`interval`](Upgrade::interval), a tenth more or less; after failures twice as long, four times,
-//! up to an hour. And when it is told to: by
+//! up to an hour. A panic in a fetcher or hook of yours is such a failure. And when it is told to: by
 //! [`Handle::check_for_upgrade`](crate::Handle::check_for_upgrade), or by `POST /upgrade?wait` on the
 //! admin socket, where `/status` and `/metrics` show how it goes.
 //!

@@ -8,7 +8,7 @@ use std::{
 };
 
 use semver::Version;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 
 use super::{
     bar::Bar,
@@ -34,6 +34,17 @@ pub(super) struct Pipeline {
     pub(super) program: Program,
     pub(super) handle: Handle,
     pub(super) board: Board,
+}
+
+/// What is found out of a release on the way.
+#[derive(Debug, Default)]
+pub(super) struct Found {
+    /// By what its source knows it.
+    pub(super) tag: Option<String>,
+    /// By what it is known here before it is downloaded.
+    pub(super) release: Option<String>,
+    /// The digest of its content.
+    pub(super) sha256: Option<String>,
 }
 
 /// What there is to do when all checks have passed.
@@ -73,8 +84,13 @@ impl Pipeline {
     }
 
     /// Everything up to the moment at which the file of the program is touched. May be dropped at any
-    /// time, and then leaves nothing behind. `tag` becomes that of the release.
-    pub(super) async fn prepare(&self, tag: &mut Option<String>) -> Result<Prepared, Failure> {
+    /// time, and then leaves nothing behind. Looks only once at what is refused, unless it is told to
+    /// look `again`.
+    pub(super) async fn prepare(
+        &self,
+        found: &mut Found,
+        again: bool,
+    ) -> Result<Prepared, Failure> {
         if let Some(pinned) = self.upgrade.trust.pinned()
             && digest(self.program.path()).await.is_ok_and(|present| present == pinned)
         {
@@ -82,21 +98,37 @@ impl Pipeline {
         }
         let deadline = Instant::now() + self.upgrade.time_limit;
         let Some(release) = self.ask_source(deadline).await? else { return Ok(Prepared::Nothing) };
-        tag.clone_from(&release.tag);
+        let refused = self.board.upgrade_status().and_then(|status| status.refused);
+        let refused = refused.filter(|_| !again);
+        (found.tag, found.release) = (release.tag.clone(), release.name());
         let (path, versions) = (self.program.path().to_owned(), self.upgrade.versions.clone());
         let target = blocking(move || Target::lock(&path, versions.as_deref())).await??;
         let trust = &self.upgrade.trust;
         let seal = trust.seal(release.signature.as_deref(), release.sha256.as_deref())?;
-        let (seal, found) = find_in_place(&target, seal).await?;
-        let (file, digest) = match found {
+        let (seal, in_place) = find_in_place(&target, seal).await?;
+        let (file, digest) = match in_place {
             // After a restart of the server it would be fetched only to be found the same.
             Some(digest) => (None, digest),
             None => {
+                if let Some(refused) = &refused
+                    && found.release.is_some()
+                    && found.release == refused.release
+                {
+                    return Err(Failure::Refused { why: refused.why.clone() });
+                }
                 let (file, digest) = self.receive(&target, release, seal, deadline).await?;
                 (Some(file), digest)
             }
         };
-        match (self.compare(&target, &digest).await?, file) {
+        found.sha256 = Some(digest.clone());
+        let place = self.compare(&target, &digest).await?;
+        if let Some(refused) = refused
+            && !matches!(place, Place::Served)
+            && found.sha256 == refused.sha256
+        {
+            return Err(Failure::Refused { why: refused.why });
+        }
+        match (place, file) {
             (Place::Served, _) => Ok(Prepared::Nothing),
             (Place::Waiting, _) => {
                 let version = self.check(target.path()).await?;
@@ -244,7 +276,9 @@ impl Pipeline {
                 sha256: digest.to_owned(),
                 version: version.clone(),
             };
-            hook(candidate).await.map_err(Failure::Hook)?;
+            let limit = self.upgrade.hook_limit;
+            let asked = timeout(limit, hook(candidate)).await;
+            asked.map_err(|_| Failure::HookTooSlow { limit })?.map_err(Failure::Hook)?;
         }
         Ok(())
     }

@@ -24,6 +24,7 @@ pub struct Upgrade {
     pub(super) check_environment: Vec<String>,
     pub(super) versions: Option<PathBuf>,
     pub(super) before: Vec<Hook>,
+    pub(super) hook_limit: Duration,
     pub(super) auto_reload: bool,
     #[cfg(feature = "progress")]
     pub(super) progress_bar: bool,
@@ -60,6 +61,7 @@ impl<F: Fetcher> From<F> for Upgrade {
             check_environment: Vec::new(),
             versions: None,
             before: Vec::new(),
+            hook_limit: Duration::from_secs(600),
             auto_reload: true,
             #[cfg(feature = "progress")]
             progress_bar: false,
@@ -94,14 +96,15 @@ impl Upgrade {
     /// [Semantic Versioning](https://semver.org). The new binary is asked for its own, and one that is
     /// older, or does not say it, is refused.
     ///
-    /// Without it the order of versions is not known, and an old binary that was once signed can be
-    /// served again by whoever controls the source.
+    /// Without it the order of versions is not known, and an old binary that was once signed could be
+    /// served again by whoever controls the source: a server without it does not start, unless a digest
+    /// is [pinned](Upgrade::sha256) or [downgrades are allowed](Upgrade::allow_downgrade).
     pub fn version(mut self, version: impl Into<String>) -> Self {
         self.version = Some(version.into());
         self
     }
 
-    /// Takes an older version, too. Default: refused.
+    /// Takes an older version, too, and one that does not say its version. Default: refused.
     pub fn allow_downgrade(mut self) -> Self {
         self.allow_downgrade = true;
         self
@@ -156,8 +159,9 @@ impl Upgrade {
         self
     }
 
-    /// Runs `hook` with each binary that is about to be put in place; an error refuses it. For a backup,
-    /// a migration, a question to somebody else.
+    /// Runs `hook` with each binary that is about to be put in place; an error refuses it, and so do a
+    /// panic and more than [this time](Upgrade::hook_limit). For a backup, a migration, a question to
+    /// somebody else.
     pub fn pre_upgrade<F, Fut, E>(mut self, hook: F) -> Self
     where
         F: Fn(Candidate) -> Fut + Send + Sync + 'static,
@@ -168,6 +172,12 @@ impl Upgrade {
             let checked = hook(candidate);
             Box::pin(async move { checked.await.map_err(Into::into) })
         }));
+        self
+    }
+
+    /// How long each of these hooks may take. Default: 10 minutes.
+    pub fn hook_limit(mut self, limit: Duration) -> Self {
+        self.hook_limit = limit;
         self
     }
 
@@ -189,6 +199,12 @@ impl Upgrade {
     /// Makes sure that it can be done, before anything is started.
     pub(crate) fn check(&self) -> Result<(), Error> {
         self.trust.check()?;
+        if self.version.is_none() && !self.allow_downgrade && self.trust.pinned().is_none() {
+            return Err(Error::config(
+                "cannot tell an upgrade from a downgrade without the version of this program: \
+                 version(env!(\"CARGO_PKG_VERSION\")) says it, allow_downgrade() takes any",
+            ));
+        }
         if let Some(version) = &self.version {
             semver::Version::parse(version).map_err(|error| {
                 Error::config(format!("{version:?} is no version of a program")).because(error)

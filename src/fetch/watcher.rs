@@ -2,20 +2,27 @@
 
 use std::{
     hash::{BuildHasher, RandomState},
+    panic::AssertUnwindSafe,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
+use futures_util::FutureExt;
 use tokio::{
     sync::{Notify, oneshot, watch},
     task::JoinHandle,
     time::{sleep, timeout},
 };
 
-use super::{pipeline::Pipeline, schedule, upgrade::Upgrade};
+use super::{
+    failure::Failure,
+    pipeline::{Found, Pipeline},
+    schedule,
+    upgrade::Upgrade,
+};
 use crate::{
     handle::Handle,
-    orchestrator::{Board, Checked, STOPPING, Verdict},
+    orchestrator::{Board, Checked, Refused, STOPPING, Verdict},
     process::exec::Program,
 };
 
@@ -111,14 +118,15 @@ impl Gate {
         }
     }
 
-    /// Waits until nobody holds it, and takes those who wait for this look.
-    async fn enter(&self) -> Vec<oneshot::Sender<Checked>> {
+    /// Waits until nobody holds it; says whether somebody has asked, and who waits for this look.
+    async fn enter(&self) -> (bool, Vec<oneshot::Sender<Checked>>) {
         loop {
             {
                 let mut state = self.lock();
                 if !state.held {
-                    (state.looking, state.asked) = (true, false);
-                    return std::mem::take(&mut state.waiters);
+                    state.looking = true;
+                    let asked = std::mem::take(&mut state.asked);
+                    return (asked, std::mem::take(&mut state.waiters));
                 }
             }
             self.changed.notified().await;
@@ -168,8 +176,8 @@ impl Looking {
                 _ = stopped.wait_for(|stopped| *stopped) => return,
             }
             last = Some(Instant::now());
-            let waiters = self.gate.enter().await;
-            let checked = self.look().await;
+            let (asked, waiters) = self.gate.enter().await;
+            let checked = self.look(asked).await;
             for waiter in waiters {
                 // It has stopped waiting.
                 let _ = waiter.send(checked.clone());
@@ -186,11 +194,16 @@ impl Looking {
         interval.map(|interval| schedule::delay(interval, failures, random()))
     }
 
-    async fn look(&mut self) -> Checked {
+    /// Looks once; at what was refused only if somebody has `asked`.
+    async fn look(&mut self, asked: bool) -> Checked {
         let since = Instant::now();
-        let mut tag = None;
+        let mut found = Found::default();
+        // Fetchers and hooks are the user's: a panic in one is a look that has failed, and not the last.
+        let preparing = AssertUnwindSafe(self.pipeline.prepare(&mut found, asked)).catch_unwind();
         let prepared = tokio::select! {
-            prepared = self.pipeline.prepare(&mut tag) => Some(prepared),
+            prepared = preparing => {
+                Some(prepared.unwrap_or_else(|panic| Err(Failure::broken(&*panic))))
+            }
             _ = self.stopped.wait_for(|stopped| *stopped) => None,
         };
         let result = match prepared {
@@ -202,6 +215,7 @@ impl Looking {
             Ok(_) => true,
             Err(failure) => failure.is_final(),
         };
+        let is_refused = result.as_ref().is_err_and(Failure::is_refusal);
         let checked = result.map_err(|failure| failure.to_string());
         match &checked {
             Ok(Verdict::Unchanged) => tracing::debug!("there is no upgrade"),
@@ -211,8 +225,16 @@ impl Looking {
         let (at, took) = (now(), since.elapsed().as_secs_f64());
         self.pipeline.board.upgrade(|status| {
             status.checked(&checked, at, took);
-            if is_dealt_with && tag.is_some() {
-                status.seen = tag;
+            if is_refused && let Err(why) = &checked {
+                let Found { release, sha256, .. } = found;
+                status.refused = Some(Refused { release, sha256, why: why.clone() });
+                return;
+            }
+            if matches!(checked, Ok(Verdict::Installed { .. } | Verdict::Upgraded { .. })) {
+                status.refused = None;
+            }
+            if is_dealt_with && found.tag.is_some() {
+                status.seen = found.tag;
             }
         });
         checked

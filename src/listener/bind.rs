@@ -25,10 +25,10 @@ pub(crate) struct Bound {
 /// Binds a socket and listens, non-blocking and close-on-exec.
 pub(crate) fn bind(address: &Address) -> Result<Bound, Error> {
     let failed = |error| Error::new(Kind::Bind, format!("cannot bind {address}")).because(error);
-    match &address.0 {
+    match &address.form {
         Form::Ip(ip) => bind_ip(*ip),
         Form::Name(host, port) => bind_name(host, *port),
-        Form::Path(path) => bind_path(path, false),
+        Form::Path(path) => bind_path(path, address.mode),
         #[cfg(target_os = "linux")]
         Form::Abstract(name) => bind_abstract(name),
     }
@@ -71,12 +71,12 @@ fn bind_abstract(name: &[u8]) -> io::Result<Bound> {
 /// Binds a Unix socket to which only this user can connect, from its first moment.
 #[cfg(feature = "admin")]
 pub(crate) fn bind_private(path: &Path) -> Result<Bound, Error> {
-    bind_path(path, true).map_err(|error| {
+    bind_path(path, Some(0o600)).map_err(|error| {
         Error::new(Kind::Bind, format!("cannot bind {}", path.display())).because(error)
     })
 }
 
-fn bind_path(path: &Path, private: bool) -> io::Result<Bound> {
+fn bind_path(path: &Path, mode: Option<u32>) -> io::Result<Bound> {
     // Two processes that find the same stale file must not remove each other's new one. The lock is
     // on the directory, so that it leaves no file behind.
     let directory = match path.parent() {
@@ -92,18 +92,19 @@ fn bind_path(path: &Path, private: bool) -> io::Result<Bound> {
     }
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
     #[cfg(target_os = "linux")]
-    if private {
+    if let Some(mode) = mode {
         use nix::sys::stat::{Mode, fchmod};
         // The kernel makes the file with the mode of the socket, less the umask.
-        fchmod(&socket, Mode::S_IRUSR | Mode::S_IWUSR)?;
+        fchmod(&socket, Mode::from_bits_truncate(mode))?;
     }
     socket.bind(&address)?;
     let file = SocketFile::of(path)?;
-    #[cfg(not(target_os = "linux"))]
-    if private {
+    if let Some(mode) = mode
+        && path.symlink_metadata()?.mode() & 0o777 != mode
+    {
         use std::os::unix::fs::PermissionsExt;
         // Nobody can connect yet: nobody listens.
-        fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
+        fs::set_permissions(path, fs::Permissions::from_mode(mode))?;
     }
     listening(socket, Some(file))
 }
@@ -236,6 +237,19 @@ mod tests {
         assert_eq!(path.metadata().unwrap().permissions().mode() & 0o777, 0o600);
         drop(bound);
         assert!(!path.exists());
+    }
+
+    #[test]
+    fn the_file_of_a_socket_has_the_mode_that_is_asked_for_whatever_the_umask() {
+        use std::os::unix::fs::PermissionsExt;
+        let directory = tempfile::tempdir().unwrap();
+        // The umask of most systems takes the one from the group, and leaves the other to everybody.
+        for mode in [0o660, 0o600, 0o777, 0o000] {
+            let path = directory.path().join("a.sock");
+            let address = format!("unix:{}?mode={mode:03o}", path.display());
+            let _bound = bind(&address.parse().unwrap()).unwrap();
+            assert_eq!(path.metadata().unwrap().permissions().mode() & 0o777, mode);
+        }
     }
 
     #[test]

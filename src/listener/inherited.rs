@@ -93,7 +93,7 @@ impl Socket {
 
     /// Whether binding `address` would mean this socket.
     pub(crate) fn is_bound_to(&self, address: &Address) -> bool {
-        match &address.0 {
+        match &address.form {
             Form::Ip(wanted) => self.address.as_socket() == Some(*wanted),
             Form::Name(host, port) => self.address.as_socket().is_some_and(|bound| {
                 use std::net::ToSocketAddrs;

@@ -48,10 +48,10 @@ pub(crate) use self::{
 #[cfg(feature = "fetch")]
 pub(crate) use self::{
     launch::Known,
-    preflight::ask,
+    preflight::{CANNOT_RUN, ask},
     state::STOPPING,
     status::Outcome,
-    upgrade_status::{Checked, Step, Verdict, blames_the_binary},
+    upgrade_status::{Checked, Refused, Step, Verdict, blames_the_binary},
 };
 pub use self::{options::Started, signal::Signal};
 #[cfg(feature = "admin")]

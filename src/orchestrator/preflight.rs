@@ -1,6 +1,7 @@
 //! What a program says of itself when it is asked instead of run: `GRACEFUL_CHECK=1 program`.
 
 use std::{
+    ffi::OsStr,
     io,
     path::Path,
     process::{ExitStatus, Stdio},
@@ -21,11 +22,16 @@ use tokio::{
 use super::{Place, message, provider::default_addresses, takeover};
 use crate::{
     error::Error,
-    process::{env, exec::Program},
+    process::{
+        env,
+        exec::{self, Program},
+    },
 };
 
 /// Asks a program to say what it is, and to leave.
 const CHECK: &str = "GRACEFUL_CHECK";
+/// How the reason begins when the system could not start it.
+pub(crate) const CANNOT_RUN: &str = "its check cannot be run";
 /// What a program that knows nothing of this may print before it is stopped.
 const MAX_OUTPUT: u64 = 1 << 20;
 const BUSY_ATTEMPTS: u32 = 50;
@@ -67,7 +73,7 @@ impl Answer {
         Ok(Self {
             graceful: env!("CARGO_PKG_VERSION").to_owned(),
             wire: message::VERSION,
-            takeover: takeover::VERSION,
+            takeover: if cfg!(target_os = "linux") { takeover::VERSION } else { 0 },
             listeners,
             version: version.map(str::to_owned),
         })
@@ -99,22 +105,16 @@ pub(crate) async fn ask(
     limit: Duration,
     only: Option<&[String]>,
 ) -> Result<Answer, String> {
-    let mut command = Command::from(program.command(path));
-    if let Some(names) = only {
-        command.env_clear();
-        for name in NEEDED.into_iter().chain(names.iter().map(String::as_str)) {
-            command.envs(std::env::var_os(name).map(|value| (name, value)));
-        }
-    }
-    command
-        .env(CHECK, "1")
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        // So that it ends with all that it has started.
-        .process_group(0);
-    let (status, output) = match timeout(limit, run(command)).await {
+    let is_seen = |name: &OsStr| {
+        let Some(names) = only else { return true };
+        NEEDED.into_iter().chain(names.iter().map(String::as_str)).any(|needed| name == needed)
+    };
+    let environment = std::env::vars_os().filter(|(name, _)| is_seen(name));
+    let command = program.command(path, environment.chain([(CHECK.into(), "1".into())]));
+    let ended = async { run(Command::from(command?)).await.map_err(exec::explain) };
+    let (status, output) = match timeout(limit, ended).await {
         Ok(Ok(ended)) => ended,
-        Ok(Err(error)) => return Err(format!("its check cannot be run: {error}")),
+        Ok(Err(error)) => return Err(format!("{CANNOT_RUN}: {error}")),
         Err(_) => return Err(format!("its check did not end within {limit:?}")),
     };
     if output.len() as u64 > MAX_OUTPUT {
@@ -133,6 +133,7 @@ pub(crate) async fn ask(
 
 /// Runs it to its end, or until it has printed too much.
 async fn run(mut command: Command) -> io::Result<(ExitStatus, Vec<u8>)> {
+    command.stdin(Stdio::null()).stdout(Stdio::piped());
     let mut group = Group(spawn(&mut command).await?);
     let mut output = Vec::new();
     if let Some(stdout) = group.0.stdout.take() {
@@ -155,7 +156,7 @@ async fn spawn(command: &mut Command) -> io::Result<Child> {
     command.spawn()
 }
 
-/// A child that leads a process group, which ends with this.
+/// A child that leads a process group: it ends with this, and all that it has started.
 struct Group(Child);
 
 impl Group {

@@ -26,9 +26,20 @@ pub(crate) struct UpgradeStatus {
     pub(crate) failures: u32,
     /// By what the source knows the release that was last dealt with.
     pub(crate) seen: Option<String>,
+    /// What was last refused, and may only be tried again when somebody asks for it.
+    pub(crate) refused: Option<Refused>,
     /// The digest of what was last put in place, and its version.
     pub(crate) installed: Option<String>,
     pub(crate) version: Option<String>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Refused {
+    /// By what it is known before it is downloaded, if the source says so much.
+    pub(crate) release: Option<String>,
+    /// The digest of its content, if it came so far.
+    pub(crate) sha256: Option<String>,
+    pub(crate) why: String,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -355,7 +355,7 @@ impl Provider for Master {
     }
 
     async fn listen(&mut self, address: &Address, nth: u32) -> Result<Listener, Error> {
-        let listeners = self.ask(ToMaster::Listen { address: address.to_string(), nth }).await?;
+        let listeners = self.ask(ToMaster::Listen { address: address.text(), nth }).await?;
         listeners.into_iter().next().ok_or_else(|| {
             Error::new(Kind::Worker, format!("the master sent no socket for {address}"))
         })

@@ -12,19 +12,18 @@ use std::{
     process::Command,
 };
 
-use nix::unistd::{AccessFlags, access};
+use nix::{
+    libc,
+    unistd::{AccessFlags, access},
+};
 #[cfg(target_os = "linux")]
 use {
-    nix::{
-        sys::{
-            memfd::{MFdFlags, memfd_create},
-            signal::{SigSet, Signal},
-        },
-        unistd::execve,
+    nix::sys::{
+        memfd::{MFdFlags, memfd_create},
+        signal::{SigSet, Signal},
     },
     std::{
         convert::Infallible,
-        ffi::CString,
         fs::File,
         io::{Read, Seek, Write},
     },
@@ -32,7 +31,7 @@ use {
 
 #[cfg(target_os = "linux")]
 use super::threads::Shield;
-use super::{env as environment, fd, image::Image};
+use super::{env as environment, fd, image::Image, invocation::Invocation};
 
 /// Names the control descriptor of a worker and the process that may have sent it: `3:1234`.
 const CONTROL: &str = "GRACEFUL_CONTROL";
@@ -80,29 +79,68 @@ impl Program {
         self.spawn_from(&image.executable(), control)
     }
 
-    /// The program at `path`, called as this one was.
-    pub(crate) fn command(&self, path: &Path) -> Command {
+    /// The program at `path`, called as this one was, with no other environment than this. What
+    /// is added to its arguments and variables later is lost; why it does not start, [`explain`] tells.
+    pub(crate) fn command(
+        &self,
+        path: &Path,
+        environment: impl Iterator<Item = (OsString, OsString)>,
+    ) -> io::Result<Command> {
+        self.command_with(path, environment, None)
+    }
+
+    fn command_with(
+        &self,
+        path: &Path,
+        environment: impl Iterator<Item = (OsString, OsString)>,
+        inherited: Option<BorrowedFd<'static>>,
+    ) -> io::Result<Command> {
+        let invocation = self.invocation(path, environment)?;
         let mut command = Command::new(path);
-        command.arg0(&self.arg0).args(&self.args);
-        command
+        // A group of its own: Ctrl-C and the end of a terminal reach the master only.
+        command.process_group(0);
+        let exec = move || {
+            if let Some(inherited) = inherited {
+                fd::set_cloexec(inherited, false)?;
+            }
+            Err(invocation.exec())
+        };
+        // SAFETY: the closure runs between fork and exec. It makes system calls and allocates, locks and
+        // panics nowhere.
+        unsafe { command.pre_exec(exec) };
+        Ok(command)
+    }
+
+    fn invocation(
+        &self,
+        path: &Path,
+        environment: impl Iterator<Item = (OsString, OsString)>,
+    ) -> io::Result<Invocation> {
+        let args = [&self.arg0].into_iter().chain(&self.args).map(OsString::as_os_str);
+        Invocation::new(path.as_os_str(), args, environment)
     }
 
     /// Starts the program; it inherits `control` and no other descriptor above 2.
     fn spawn_from(&self, path: &Path, control: OwnedFd) -> io::Result<u32> {
         let number = control.as_raw_fd();
-        let mut command = self.command(path);
-        command
-            .env(CONTROL, format!("{number}:{}", std::process::id()))
-            // A group of its own: Ctrl-C and the end of a terminal reach the master only.
-            .process_group(0);
+        let value = format!("{number}:{}", std::process::id());
+        let environment = env::vars_os().chain([(CONTROL.into(), value.into())]);
         // SAFETY: `control` lives until after the fork, and the child's copy until its exec.
         let inherited = unsafe { BorrowedFd::borrow_raw(number) };
-        // SAFETY: the closure runs between fork and exec. It makes one system call and allocates,
-        // locks and panics nowhere.
-        unsafe { command.pre_exec(move || fd::set_cloexec(inherited, false)) };
-        let child = command.spawn()?;
+        let mut command = self.command_with(path, environment, Some(inherited))?;
+        let child = command.spawn().map_err(explain)?;
         drop(control);
         Ok(child.id())
+    }
+}
+
+/// Says why a program could not be started, in words that tell what to do about it.
+pub(crate) fn explain(error: io::Error) -> io::Error {
+    match error.raw_os_error() {
+        Some(libc::ENOEXEC) => {
+            io::Error::new(error.kind(), format!("not a program for this system: {error}"))
+        }
+        _ => error,
     }
 }
 
@@ -145,19 +183,10 @@ impl Program {
         let mut memory = File::from(memory);
         memory.write_all(state)?;
         memory.rewind()?;
-        let text = |bytes: &OsStr| CString::new(bytes.as_encoded_bytes());
-        let path = text(path.as_os_str())?;
-        let args = [&self.arg0].into_iter().chain(&self.args).map(|arg| text(arg));
-        let args = args.collect::<Result<Vec<_>, _>>()?;
         let value = format!("{}:{}", memory.as_raw_fd(), std::process::id());
         let own = environment.iter().map(|(name, value)| (OsString::from(name), value.clone()));
         let variables = env::vars_os().chain(own).chain([(TAKEOVER.into(), value.into())]);
-        let variables = variables.map(|(mut name, value)| {
-            name.push("=");
-            name.push(value);
-            text(&name)
-        });
-        let variables = variables.collect::<Result<Vec<_>, _>>()?;
+        let invocation = self.invocation(path, variables)?;
 
         for fd in keep {
             fd::set_cloexec(*fd, false)?;
@@ -169,7 +198,7 @@ impl Program {
                 let why = "a signal has come first";
                 return Err(io::Error::new(io::ErrorKind::Interrupted, why));
             }
-            Ok(execve(&path, &args, &variables)?)
+            Err(explain(invocation.exec()))
         });
         unblock_signals();
         for fd in keep {
@@ -194,6 +223,27 @@ pub(crate) fn unblock_signals() {
         tracing::error!(%error, "signals stay blocked");
     }
 }
+
+/// Elsewhere the master stays the program that it is: there is no file that outlives an exec and has no
+/// name, and no `/proc` by which a program that was deleted could be executed.
+#[cfg(not(target_os = "linux"))]
+impl Program {
+    pub(crate) fn replace(
+        &self,
+        _path: &Path,
+        _state: &[u8],
+        _keep: &[BorrowedFd<'_>],
+        _environment: &[(&str, OsString)],
+        _signals: impl Iterator<Item = i32>,
+        _is_quiet: impl FnOnce() -> bool,
+    ) -> io::Error {
+        io::ErrorKind::Unsupported.into()
+    }
+}
+
+/// Nobody has blocked any.
+#[cfg(not(target_os = "linux"))]
+pub(crate) fn unblock_signals() {}
 
 /// The state that the program before this one has left. Only the first call can find it.
 #[cfg(target_os = "linux")]

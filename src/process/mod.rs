@@ -7,6 +7,7 @@ pub(crate) mod env;
 pub(crate) mod exec;
 pub(crate) mod fd;
 pub(crate) mod image;
+mod invocation;
 pub(crate) mod reap;
 #[cfg(target_os = "linux")]
 pub(crate) mod threads;

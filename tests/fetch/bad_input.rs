@@ -211,6 +211,94 @@ async fn the_user_may_refuse() {
 }
 
 #[tokio::test]
+async fn what_was_refused_is_not_looked_at_again_by_itself() {
+    let (shelf, signer) = (Shelf::open().await, Signer::new());
+    let mut settings = http(&shelf.url("/app"), &signer);
+    settings["interval"] = 10.into();
+    let log = |setup: Setup, _: &Path| setup.env("TEST_LOG", 1);
+    let sick = build("3.0.0", "needs TEST_SECRET");
+    shelf.put("/app.minisig", signer.sign(b"something else"));
+    shelf.put("/app", sick.clone());
+    let app = Watching::with(&build("2.0.0", ""), settings, log).await;
+    let count =
+        |text: &str| app.server.process.lines().iter().filter(|line| line.contains(text)).count();
+    // The first look fails for a reason of its own, the further ones know of it.
+    let refused = async |why: &str| {
+        let again = format!("refused before, and tried again only when asked to: {why}");
+        for _ in 0..2 {
+            let since = app.status().await["upgrade"]["counts"]["failed"].as_u64();
+            app.until(&again, |status| {
+                let upgrade = &status["upgrade"];
+                let reason = upgrade["last_failure"]["reason"].as_str().unwrap_or_default();
+                reason.starts_with(&again) && upgrade["counts"]["failed"].as_u64() > since
+            })
+            .await;
+        }
+    };
+    refused("the signature is not that of the download").await;
+    assert_eq!(count("fetching a new binary"), 1);
+    // With another signature it is another release. It is asked what it is, once.
+    shelf.put("/app.minisig", signer.sign(&sick));
+    refused("the new binary cannot be used: its check failed").await;
+    assert_eq!(count("fetching a new binary"), 2);
+    app.server.process.any_line("needs TEST_SECRET, which is not there").await;
+    assert_eq!(count("needs TEST_SECRET, which is not there"), 1, "it was run once");
+    // Who asks for it gets another try.
+    assert!(app.failure().await.starts_with("the new binary cannot be used: its check failed"));
+    assert_eq!(count("fetching a new binary"), 3);
+    // And the next one is looked at by itself.
+    shelf.publish("/app", &build("4.0.0", ""), &signer);
+    app.until("an upgrade", |status| status["upgrade"]["counts"]["upgraded"] == 1).await;
+    app.serves("4.0.0").await;
+}
+
+#[tokio::test]
+async fn a_panic_in_the_code_of_the_user_is_not_the_end_of_upgrades() {
+    let directory = tempfile::tempdir().unwrap();
+    let (path, bug) = (directory.path().join("next"), directory.path().join("bug"));
+    fs::write(&bug, "").unwrap();
+    let settings = json!({
+        "source": format!("closure {}", path.display()), "unverified": true,
+        "panic": bug.to_str().unwrap(),
+    });
+    let app = Watching::start(&build("1.0.0", ""), settings).await;
+    assert_eq!(app.failure().await, "the look for an upgrade has panicked: the fetcher has a bug");
+    fs::write(&path, build("2.0.0", "")).unwrap();
+    assert_eq!(app.failure().await, "the look for an upgrade has panicked: the hook has a bug");
+    assert_eq!(app.names(), ["app"]);
+    // The master may still become another program, which it does not while it looks.
+    build::put(&app.path(), &build("1.5.0", ""));
+    assert_eq!(app.ask("POST", "/reload?wait").await.0, 200);
+    app.server.becomes(&app.path()).await;
+    fs::remove_file(&bug).unwrap();
+    assert_eq!(app.check().await.1["version"], "2.0.0");
+    app.serves("2.0.0").await;
+}
+
+#[tokio::test]
+async fn a_hook_that_does_not_end_is_given_up() {
+    let server = Untouched::start(json!({ "hang": true, "hook_limit": 100 })).await;
+    server.publish(build("3.0.0", ""));
+    server.fails("a hook hangs", "the hook before the upgrade took longer than 100ms").await;
+}
+
+#[tokio::test]
+async fn a_server_that_cannot_tell_a_downgrade_does_not_start() {
+    let settings = json!({ "source": "file /no/such/file", "unverified": true });
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("app");
+    build::put(&path, &build("unknown", ""));
+    let process = crate::program::setup(&path, settings.clone()).spawn();
+    let status = process.exit(Duration::from_secs(30)).await;
+    assert_eq!(status.code(), Some(1), "{:?}", process.lines());
+    process.any_line("cannot tell an upgrade from a downgrade").await;
+    // With a digest there is nothing else that could be taken.
+    let mut pinned = settings;
+    pinned["sha256"] = "0".repeat(64).into();
+    drop(Watching::start(&build("unknown", ""), pinned).await);
+}
+
+#[tokio::test]
 async fn a_downgrade_may_be_allowed() {
     let server = Untouched::start(json!({ "downgrade": true })).await;
     server.publish(build("1.0.0", ""));

@@ -25,7 +25,12 @@ pub(crate) fn serve() {
         // The check run, which sees none of it.
         Err(_) => Upgrade::from(from_fn(async |_| Ok(None))).allow_unverified(),
     };
-    let upgrade = if version == "none" { upgrade } else { upgrade.version(&version) };
+    let upgrade = match version.as_str() {
+        "none" => upgrade.allow_downgrade(),
+        // Without a word on it.
+        "unknown" => upgrade,
+        version => upgrade.version(version),
+    };
     let is_checked = std::env::var_os("GRACEFUL_CHECK").is_some();
     if is_checked && fault == "endless" {
         std::thread::sleep(Duration::from_secs(1000));
@@ -88,6 +93,7 @@ fn upgrade(settings: &Value) -> Upgrade {
             let path = path.to_owned();
             Upgrade::from(from_fn(move |_| {
                 let path = path.clone();
+                assert!(Path::new(&path).exists(), "the fetcher has a bug");
                 async move {
                     // A length in a file of its own, for one that lies.
                     let length = tokio::fs::read_to_string(format!("{path}.length")).await.ok();
@@ -133,6 +139,19 @@ fn upgrade(settings: &Value) -> Upgrade {
     }
     if let Some(name) = text("check_env") {
         upgrade = upgrade.check_env(name);
+    }
+    if let Some(limit) = millis("hook_limit") {
+        upgrade = upgrade.hook_limit(limit);
+    }
+    if settings["hang"] == true {
+        upgrade = upgrade.pre_upgrade(async |_| std::future::pending::<Result<(), String>>().await);
+    }
+    if let Some(path) = text("panic") {
+        // As long as this file is there.
+        upgrade = upgrade.pre_upgrade(move |_| {
+            assert!(!Path::new(&path).exists(), "the hook has a bug");
+            async { Ok::<_, String>(()) }
+        });
     }
     if let Some(why) = text("refuse") {
         upgrade = upgrade.pre_upgrade(move |candidate| {
@@ -274,7 +293,8 @@ pub(crate) fn names(directory: &Path) -> Vec<String> {
 pub(crate) fn setup(program: &Path, settings: Value) -> Setup {
     let arguments = Program::server_args("server");
     let setup = Setup::from_program(Program::new(program).args(arguments));
-    setup.env("TEST_UPGRADE", settings).env("TEST_WATCH", 50)
+    // Five of these without an answer and a worker is taken for hung, which it is not on a busy machine.
+    setup.env("TEST_UPGRADE", settings).env("TEST_WATCH", 300)
 }
 
 /// Settings for a binary behind this URL that is signed.

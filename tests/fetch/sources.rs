@@ -287,6 +287,66 @@ async fn from_s3() {
     drop(app);
 }
 
+/// A shelf that answers as these stores do, and only to who has this authorization.
+#[cfg(feature = "object-store")]
+async fn cloud(authorization: &'static str) -> (Shelf, String) {
+    use axum::extract::Request;
+    use axum::http::{HeaderValue, StatusCode};
+    use axum::middleware::{Next, from_fn};
+    use axum::response::IntoResponse;
+    let shelf = Shelf::open().await;
+    let guard = move |mut request: Request, next: Next| async move {
+        let shown = request.headers().get("authorization").and_then(|shown| shown.to_str().ok());
+        if !shown.is_some_and(|shown| shown.starts_with(authorization)) {
+            return StatusCode::FORBIDDEN.into_response();
+        }
+        // One of them escapes all but letters and digits.
+        let path = request.uri().path().replace("%2E", ".").replace("%2F", "/");
+        *request.uri_mut() = path.parse().expect("a path");
+        let mut response = next.run(request).await;
+        let date = HeaderValue::from_static("Sun, 06 Nov 1994 08:49:37 GMT");
+        response.headers_mut().insert("last-modified", date);
+        response
+    };
+    let router = shelf.router().layer(from_fn(guard));
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("bind");
+    let endpoint = format!("http://{}", listener.local_addr().expect("bound"));
+    tokio::spawn(async move { axum::serve(listener, router).await });
+    (shelf, endpoint)
+}
+
+#[cfg(feature = "object-store")]
+#[tokio::test]
+async fn from_google_cloud_storage() {
+    let (shelf, endpoint) = cloud("Bearer ya29.test").await;
+    let (signer, two) = (Signer::new(), build("2.0.0", ""));
+    shelf.publish("/releases/app", &two, &signer);
+    let settings = json!({
+        "source": "store gs://releases/app", "key": signer.public(),
+        "options": [["google_base_url", endpoint], ["google_allow_http", "true"]],
+    });
+    upgrades_with(settings, &two, &[("GOOGLE_BEARER_TOKEN", "ya29.test")]).await;
+    assert_eq!(shelf.statuses("/releases/app"), [200, 304], "the second look has an ETag");
+    assert_eq!(shelf.statuses("/releases/app.minisig"), [200]);
+}
+
+#[cfg(feature = "object-store")]
+#[tokio::test]
+async fn from_azure() {
+    let (shelf, endpoint) = cloud("SharedKey account:").await;
+    let (signer, two) = (Signer::new(), build("2.0.0", ""));
+    shelf.publish("/releases/app", &two, &signer);
+    let settings = json!({
+        "source": "store az://releases/app", "key": signer.public(),
+        "options": [["azure_storage_endpoint", endpoint], ["azure_allow_http", "true"]],
+    });
+    let environment =
+        [("AZURE_STORAGE_ACCOUNT_NAME", "account"), ("AZURE_STORAGE_ACCOUNT_KEY", "c2VjcmV0")];
+    upgrades_with(settings, &two, &environment).await;
+    assert_eq!(shelf.statuses("/releases/app"), [200, 304], "the second look has an ETag");
+    assert!(shelf.asked("/releases/app")[0].header("x-ms-version").is_some());
+}
+
 #[tokio::test]
 async fn it_looks_by_itself_again_and_again() {
     let (shelf, signer, two) = (Shelf::open().await, Signer::new(), build("2.0.0", ""));
