@@ -286,7 +286,7 @@ mod tests {
                     }
                 });
             }
-            for _ in 0..200 {
+            for _ in 0..40 {
                 let before = started.load(SeqCst);
                 let shield = Shield::raise(ASKED_FOR).expect("all answer");
                 let wanted = bit(ASKED_FOR[0]) | bit(ASKED_FOR[1]);
