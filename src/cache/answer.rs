@@ -11,6 +11,7 @@ use super::body::ResponseBody;
 use super::clock::Moment;
 use super::coalesce::Live;
 use super::made;
+use super::multipart;
 use super::options::Options;
 use super::outcome::{CacheOutcome, HIT, Status};
 use super::parts::Parts;
@@ -88,6 +89,7 @@ pub(crate) fn from_stored<B>(
             length,
             ResponseBody::stored(stored.body.slice(span.0 as usize..=span.1 as usize), None),
         ),
+        Form::Multipart(spans) => multipart::answer(parts.headers, &stored.body, &spans),
     }
 }
 
@@ -147,7 +149,9 @@ pub(crate) fn from_parts<B>(
     let Ranges::Parts(spans) = ranges else {
         return None;
     };
-    let span = joined(&spans)?;
+    let &[span] = spans.as_slice() else {
+        return None;
+    };
     let bytes = parts.slice(span)?;
     let mut headers = headers;
     headers.insert(AGE, age_value(age));
@@ -204,6 +208,7 @@ enum Form {
     Head,
     NotModified,
     Part(Span),
+    Multipart(Vec<Span>),
     Unsatisfiable,
 }
 
@@ -234,23 +239,17 @@ fn form(
         return match ranges {
             Ranges::Whole => Form::Whole,
             Ranges::Unsatisfiable => Form::Unsatisfiable,
-            Ranges::Parts(spans) => joined(&spans).map_or(Form::Whole, Form::Part),
+            Ranges::Parts(spans) => match *spans {
+                [span] => Form::Part(span),
+                _ => Form::Multipart(spans),
+            },
         };
     }
     Form::Whole
 }
 
-/// Several ranges as one, where nothing lies between them.
-fn joined(spans: &[Span]) -> Option<Span> {
-    let mut sorted = spans.to_vec();
-    sorted.sort_unstable();
-    let adjacent = sorted.windows(2).all(|pair| pair[0].1 + 1 == pair[1].0);
-    let (first, last) = (sorted.first()?, sorted.last()?);
-    adjacent.then_some((first.0, last.1))
-}
-
 #[inline]
-fn whole<B>(status: StatusCode, headers: HeaderMap, body: B) -> Response<B> {
+pub(crate) fn whole<B>(status: StatusCode, headers: HeaderMap, body: B) -> Response<B> {
     let mut response = Response::new(body);
     *response.status_mut() = status;
     *response.headers_mut() = headers;
@@ -268,6 +267,7 @@ fn part<B>(
     length: u64,
     body: ResponseBody<B>,
 ) -> Response<ResponseBody<B>> {
+    conditional::strip_for_part(&mut headers);
     let value = format!("bytes {first}-{last}/{length}");
     headers.insert(CONTENT_RANGE, HeaderValue::try_from(value).expect("digits are valid"));
     headers.insert(CONTENT_LENGTH, HeaderValue::from(last - first + 1));

@@ -37,8 +37,8 @@
 //! nested router it reads axum's `OriginalUri` (with the feature `serve`); on other stacks,
 //! [`LruCacheLayer::original_uri`] says where the URI is.
 //!
-//! **What it does not do.** Several ranges that do not touch are answered with the whole response, not as
-//! `multipart/byteranges`. Stored parts are combined when they make a whole; what is missing is not asked for
+//! **What it does not do.** Several ranges of a response that is still being recorded, or that has a content
+//! coding, get everything. Stored parts are combined when they make a whole; what is missing is not asked for
 //! by itself. A miss of one variant does not send the entity tags of the others: a 304 that does not say
 //! which of them it means would leave nothing to answer with. Interim responses (1xx) do not pass, because a
 //! tower service has one response.
@@ -62,6 +62,7 @@ mod handle;
 mod key;
 mod layer;
 mod made;
+mod multipart;
 mod options;
 mod outcome;
 mod partial;

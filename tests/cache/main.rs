@@ -9,6 +9,7 @@ mod control;
 mod defects;
 mod expiry;
 mod gaps;
+mod parts;
 mod rules;
 mod semantics;
 mod support;
