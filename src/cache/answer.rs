@@ -141,6 +141,10 @@ pub(crate) fn from_parts<B>(
     parts: &Parts,
     now: &Moment,
 ) -> Option<Response<ResponseBody<B>>> {
+    // RFC 9110, section 13.2.2: conditions come first, and the origin can judge them.
+    if asked.noted.conditional {
+        return None;
+    }
     let head = &parts.head;
     let age = head.age(now);
     let headers = head.fields.to_map(4);

@@ -22,8 +22,8 @@ impl Parts {
         Self { head, length, spans: vec![(span, body)] }
     }
 
-    /// With another part of the same representation, and its newer head (RFC 9111, section 3.4).
-    pub(crate) fn with(&self, new: &Parts) -> Self {
+    /// With another part of the same representation, and the head of both (RFC 9111, section 3.4).
+    pub(crate) fn with(&self, new: &Parts, head: Arc<Head>) -> Self {
         let mut all: Vec<(Span, Bytes)> = self.spans.iter().chain(&new.spans).cloned().collect();
         all.sort_by_key(|(span, _)| *span);
         let mut spans: Vec<(Span, Bytes)> = Vec::with_capacity(all.len());
@@ -41,7 +41,12 @@ impl Parts {
                 _ => spans.push(((first, last), body)),
             }
         }
-        Self { head: new.head.clone(), length: new.length, spans }
+        Self { head, length: new.length, spans }
+    }
+
+    /// Where the parts lie, from the first to the last.
+    pub(crate) fn held(&self) -> Vec<Span> {
+        self.spans.iter().map(|(span, _)| *span).collect()
     }
 
     /// The bytes of a span that lies inside one part.

@@ -13,3 +13,4 @@ mod parts;
 mod rules;
 mod semantics;
 mod support;
+mod variants;
