@@ -18,6 +18,7 @@ use super::parts::Parts;
 use super::policy::field::MAX_SECONDS;
 use super::policy::range::{self, Ranges, Span};
 use super::policy::{conditional, seconds};
+use super::record;
 use super::stamp::Stamp;
 use super::stored::Stored;
 use super::tape::TapeReader;
@@ -69,6 +70,7 @@ pub(crate) fn from_stored<B>(
     } else {
         make()
     };
+    record::remove_targeted(options, &mut parts.headers);
     let form = form(options, asked, head.status, &parts.headers, Some(length), now);
     // Trailers need a body without a declared length (RFC 9112, section 7.1.2).
     let is_whole = matches!(form, Form::Whole);
@@ -105,6 +107,7 @@ pub(crate) fn from_live<B>(
     let head = &live.head;
     let age = head.age(now);
     let mut headers = head.fields.to_map(4);
+    record::remove_targeted(options, &mut headers);
     headers.insert(AGE, age_value(age));
     status.ttl = Some((head.terms.lifetime(), age));
     let form = form(options, asked, head.status, &headers, live.length, now);
@@ -158,6 +161,7 @@ pub(crate) fn from_parts<B>(
     };
     let bytes = parts.slice(span)?;
     let mut headers = headers;
+    record::remove_targeted(options, &mut headers);
     headers.insert(AGE, age_value(age));
     let mut response = part(headers, span, parts.length, ResponseBody::stored(bytes, None));
     let status = Status { ttl: Some((head.terms.lifetime(), age)), ..HIT };

@@ -115,6 +115,7 @@ where
     let reader = tape.read();
     let own =
         reader.map_or_else(ResponseBody::empty, |reader| ResponseBody::recorded(reader, length));
+    record::remove_targeted(options, &mut parts.headers);
     let mut response = Response::from_parts(parts, own);
     answer::mark(options, &mut response, client.key.as_str(), &status, CacheOutcome::Miss);
     spawn(collected.run(Box::pin(body), tape));

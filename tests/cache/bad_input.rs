@@ -76,6 +76,25 @@ async fn absurd_sizes_pass() {
     assert_eq!(app.get_with(&path, &[("if-none-match", &tags)]).await.status, 200);
 }
 
+#[tokio::test]
+async fn fields_with_thousands_of_members() {
+    for (name, value) in [
+        ("vary", (0..5000).map(|number| format!("x-{number}")).collect::<Vec<_>>().join(", ")),
+        ("connection", vec!["x-a"; 5000].join(", ")),
+        ("cache-tag", vec!["a"; 5000].join(" ")),
+        ("no-vary-search", format!("params=({})", "\"a\" ".repeat(5000).trim())),
+    ] {
+        let app = App::new(layer().rfc9111(), move |number, _| {
+            answer(&[("cache-control", "max-age=60"), (name, &value)], number.to_string())
+        });
+        app.get("/").await;
+        let second = app.get("/").await;
+        assert_eq!((second.text(), second.outcome), ("1", Some(CacheOutcome::Hit)), "{name}");
+        let third = app.get_with("/", &[("x-7", "1")]).await;
+        assert_eq!(third.text(), if name == "vary" { "2" } else { "1" }, "{name}");
+    }
+}
+
 fn fields() -> impl Strategy<Value = Vec<(HeaderName, HeaderValue)>> {
     let names = [
         "cache-control",
@@ -169,6 +188,10 @@ proptest! {
         second in fields(),
         response in fields(),
         rfc9111 in any::<bool>(),
+        codes in proptest::collection::vec(
+            proptest::sample::select(vec![200, 200, 200, 204, 206, 206, 301, 304, 404, 416, 500, 503]),
+            4,
+        ),
     ) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
         runtime.block_on(async {
@@ -179,7 +202,8 @@ proptest! {
             });
             let targeted = response.iter().any(|(name, _)| name == "cdn-cache-control");
             let app = App::new(layer, move |number, request| {
-                let mut answer = answer(&[], format!("{} {number}", request.uri.path()));
+                let text = format!("{} {number}", request.uri.path());
+                let mut answer = status(codes[(number - 1) % codes.len()], &[], text);
                 for (name, value) in &response {
                     // A length that lies is the handler's error, and has a test of its own.
                     if name != "content-length" {

@@ -9,6 +9,7 @@ mod control;
 mod defects;
 mod expiry;
 mod gaps;
+mod options;
 mod parts;
 mod rules;
 mod semantics;
