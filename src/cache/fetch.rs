@@ -123,16 +123,15 @@ where
     } else if !keep_conditions {
         conditional::remove_conditions(request.headers_mut());
     }
-    // At most one of them: parts are those of what has no variants.
     let headers = request.headers_mut();
-    let (rest, variants) = if validated.is_some() {
-        (None, None)
-    } else {
-        (
-            Rest::ask(shared, client, headers, keep_conditions),
-            Variants::ask(shared, client, headers, keep_conditions),
-        )
-    };
+    let mut rest = None;
+    let mut variants = None;
+    if validated.is_none() {
+        rest = Rest::ask(shared, client, headers, keep_conditions);
+    }
+    if validated.is_none() && rest.is_none() {
+        variants = Variants::ask(shared, client, headers, keep_conditions);
+    }
     let requested = shared.state.now().wall();
     let answer = call(inner, request).await;
     let now = shared.state.now();

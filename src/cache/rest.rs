@@ -99,7 +99,8 @@ impl Rest {
         // As if everything had been answered by this one.
         let exchange =
             Exchange { status: StatusCode::OK, ..client.exchange(&parts, requested, &now) };
-        let updated = freshen::update(&options.rules, &stored, &exchange);
+        let mut updated = freshen::update(&options.rules, &stored, &exchange);
+        updated.keeps &= options.skip_response.as_ref().is_none_or(|skip| !skip(&parts));
         parts.headers = joined(&updated.fields, &parts.headers);
         let tags = tags.or_else(|| self.known.head.tags.clone());
         let answered = Answered { parts, body, tags, updated };
@@ -196,8 +197,7 @@ impl Rest {
         if keeps {
             return Fetched::Recording(recording, response);
         }
-        // It may not be kept any more, nor be for anyone else.
-        shared.state.invalidate(&client.key);
+        // It may not be kept, nor be for anyone else.
         spawn(recording.run(shared.clone(), None));
         Fetched::Pass(response)
     }

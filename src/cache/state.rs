@@ -259,13 +259,17 @@ impl State {
         }
     }
 
+    /// Where something of `key` may be stored.
+    pub(crate) fn places(&self, key: &CacheKey) -> impl Iterator<Item = CacheKey> {
+        [Some(key.clone()), Some(parts_key(key)), self.searched(key)].into_iter().flatten()
+    }
+
     /// Removes everything stored under `key`, and makes fills under way unfit to be stored.
     pub(crate) fn invalidate(&self, key: &CacheKey) -> bool {
         self.changes.count(key);
         self.flights.doom(|other, _| other == key);
         let mut found = false;
-        let places = [Some(key.clone()), Some(parts_key(key)), self.searched(key)];
-        for place in places.into_iter().flatten() {
+        for place in self.places(key) {
             let gone = self.store.update(&place, &self.now(), |known| {
                 found |= known.is_some();
                 Change::Remove

@@ -392,3 +392,58 @@ async fn the_stored_beginning_does_not_wait_for_the_rest() {
     assert_eq!(frame().await.unwrap(), "789");
     assert_eq!(frame().await, None);
 }
+
+#[tokio::test]
+async fn what_is_skipped_is_not_stored_with_what_was() {
+    for range in [None, Some("bytes=0-6")] {
+        let skip = |parts: &http::response::Parts| parts.headers.contains_key("x-skip");
+        let app = App::new(layer().rfc9111().skip_response(skip), |number, request| {
+            let mut response = origin(request, "\"a\"", "0123456789");
+            if number > 1 {
+                response.headers_mut().insert("x-skip", "1".parse().unwrap());
+            }
+            response
+        });
+        ranged(&app, "bytes=0-3").await;
+        let headers: Vec<_> = range.iter().map(|range| ("range", *range)).collect();
+        for calls in 2..4 {
+            assert_eq!(app.get_with("/", &headers).await.header("x-skip"), Some("1"));
+            assert_eq!(app.calls(), calls, "{range:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_purge_while_the_rest_comes_keeps_all_of_it_out() {
+    for range in [None, Some("bytes=0-6")] {
+        let gate = Arc::new(Semaphore::new(1));
+        let app = App::with_service(layer().rfc9111(), {
+            let gate = gate.clone();
+            move |_, request: Request<Body>| {
+                let gate = gate.clone();
+                async move {
+                    gate.acquire().await.unwrap().forget();
+                    Ok(origin(&request.into_parts().0, "\"a\"", "0123456789"))
+                }
+            }
+        });
+        ranged(&app, "bytes=0-3").await;
+        let headers: Vec<_> = range.iter().map(|range| ("range", *range)).collect();
+        let rest = tokio::spawn({
+            let (app, request) = (app.clone(), get("/", &headers));
+            async move { app.send(request).await }
+        });
+        while app.calls() < 2 {
+            tokio::task::yield_now().await;
+        }
+        app.handle.clear();
+        gate.add_permits(2);
+        assert!(rest.await.unwrap().text().starts_with("0123456"));
+        assert_eq!(app.handle.len(), 0, "{range:?}");
+        assert_eq!(
+            app.get_with("/", &headers).await.outcome,
+            Some(CacheOutcome::Miss),
+            "{range:?}"
+        );
+    }
+}

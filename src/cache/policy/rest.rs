@@ -82,7 +82,8 @@ mod tests {
 
     #[test]
     fn parts_belong_together_by_their_strong_tag() {
-        let head = |lines: &[(&'static str, &str)]| {
+        type Lines<'a> = &'a [(&'static str, &'a str)];
+        let head = |lines: Lines<'_>| {
             let mut headers = HeaderMap::new();
             for (name, value) in lines {
                 headers.append(*name, value.parse().unwrap());
@@ -90,7 +91,7 @@ mod tests {
             headers
         };
         let range = ("content-range", "bytes 4-9/10");
-        let table: &[(&str, &[(&'static str, &str)], bool)] = &[
+        let table: &[(&str, Lines<'_>, bool)] = &[
             ("\"a\"", &[("etag", "\"a\""), range], true),
             ("\"a\"", &[("etag", "\"b\""), range], false),
             ("\"a\"", &[("etag", "W/\"a\""), range], false),
