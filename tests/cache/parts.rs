@@ -300,7 +300,8 @@ async fn a_rest_that_may_not_be_stored_is_for_one_client() {
         let app = App::new(layer().rfc9111(), |number, request| {
             let mut response = origin(request, "\"a\"", "0123456789");
             if number > 1 {
-                response.headers_mut().insert("cache-control", "private".parse().unwrap());
+                let control = "private, max-age=60".parse().unwrap();
+                response.headers_mut().insert("cache-control", control);
                 response.headers_mut().insert("set-cookie", "a=b".parse().unwrap());
             }
             response
