@@ -165,7 +165,11 @@ impl PartBody {
                         tape.push(data);
                         poll_fn(|cx| tape.poll_room(cx)).await;
                     }
-                    Err(frame) => break frame.into_trailers().ok(),
+                    // Those of the rest are not those of what it is joined with.
+                    Err(frame) => {
+                        let trailers = frame.into_trailers().ok();
+                        break trailers.filter(|_| self.around.len() == 0);
+                    }
                 },
             }
         };

@@ -8,6 +8,9 @@ use super::fields::SHARED;
 use super::policy::range::Span;
 use super::stored::Head;
 
+/// How many parts of a response are kept that do not touch.
+const MOST: usize = 32;
+
 /// Parts of one representation, which its strong validator identifies; sorted, apart from each other.
 #[derive(Clone, Debug)]
 pub(crate) struct Parts {
@@ -40,6 +43,11 @@ impl Parts {
                 }
                 _ => spans.push(((first, last), body)),
             }
+        }
+        if spans.len() > MOST {
+            // Whoever asks for single bytes must not make this long, nor push out what is worth keeping.
+            let shortest = (0..spans.len()).min_by_key(|place| spans[*place].1.len());
+            shortest.map(|place| spans.remove(place));
         }
         Self { head, length: new.length, spans }
     }

@@ -246,8 +246,9 @@ where
                     }
                 }
                 Err(frame) => {
-                    if let Ok(more) = frame.into_trailers() {
-                        trailers = Some(more);
+                    // Those of a part are not those of the whole.
+                    if self.around.len() == 0 {
+                        trailers = frame.into_trailers().ok();
                     }
                 }
             }

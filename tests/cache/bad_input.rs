@@ -32,6 +32,32 @@ async fn thousands_of_variants_are_bounded_and_the_oldest_leaves() {
 }
 
 #[tokio::test]
+async fn thousands_of_parts_are_bounded_and_the_longest_stay() {
+    let app = App::new(layer(), |_, request| {
+        let range = request.headers["range"].to_str().unwrap();
+        let (first, last) = range.strip_prefix("bytes=").unwrap().split_once('-').unwrap();
+        let (first, last): (usize, usize) = (first.parse().unwrap(), last.parse().unwrap());
+        let place = format!("bytes {first}-{last}/100000");
+        let fields =
+            [("cache-control", "max-age=60"), ("etag", "\"a\""), ("content-range", &place)];
+        status(206, &fields, vec![(first % 251) as u8; last - first + 1])
+    });
+    let ask = async |first: usize, last: usize| {
+        let range = format!("bytes={first}-{last}");
+        let answer = app.get_with("/", &[("range", &range)]).await;
+        assert_eq!(answer.body[..], vec![(first % 251) as u8; last - first + 1], "{range}");
+        answer.outcome.unwrap()
+    };
+    ask(50_001, 50_100).await;
+    for number in 0..3000 {
+        ask(2 * number, 2 * number).await;
+    }
+    assert_eq!(app.handle.len(), 1);
+    assert!(app.handle.bytes() < 8000, "{}", app.handle.bytes());
+    assert_eq!(ask(50_001, 50_100).await, CacheOutcome::Hit);
+}
+
+#[tokio::test]
 async fn a_clock_set_back_and_forth() {
     let offset = Arc::new(AtomicI64::new(0));
     let clock = {

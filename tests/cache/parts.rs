@@ -448,3 +448,28 @@ async fn a_purge_while_the_rest_comes_keeps_all_of_it_out() {
         );
     }
 }
+
+#[tokio::test]
+async fn trailers_of_the_rest_are_not_those_of_the_whole() {
+    for range in [None, Some("bytes=0-9")] {
+        let app = App::new(layer().rfc9111(), |number, request| {
+            let response = origin(request, "\"a\"", "0123456789");
+            if number == 1 {
+                return response;
+            }
+            let (parts, body) = response.into_parts();
+            let mut trailers = HeaderMap::new();
+            trailers.insert("checksum", "1".parse().unwrap());
+            let body = http_body_util::BodyExt::with_trailers(body, async { Some(Ok(trailers)) });
+            Response::from_parts(parts, Body::new(body))
+        });
+        ranged(&app, "bytes=0-3").await;
+        let headers: Vec<_> = range.iter().map(|range| ("range", *range)).collect();
+        for _ in 0..2 {
+            let answer = app.get_with("/", &headers).await;
+            assert_eq!(answer.text(), "0123456789", "{range:?}");
+            assert_eq!(answer.trailers, None, "{range:?}");
+        }
+        assert_eq!(app.calls(), 2, "{range:?}");
+    }
+}
