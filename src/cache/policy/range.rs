@@ -52,6 +52,9 @@ pub(crate) fn resolve(
     if specs.len() > limit {
         return Ranges::Whole;
     }
+    if spans.len() == 1 {
+        return Ranges::Parts(spans);
+    }
     let spans = coalesced(&spans);
     let sent: u64 = spans.iter().map(|(first, last)| last - first + 1 + PART_OVERHEAD).sum();
     // The coding of a multipart would be that of its parts, so what is encoded is not cut into one.
