@@ -11,7 +11,7 @@ use super::answer;
 use super::body::{Content, ResponseBody};
 use super::coalesce::Live;
 use super::fetch::{Client, Fetched, contradiction, spawn};
-use super::outcome::{CacheOutcome, Status};
+use super::outcome::{CacheOutcome, Forward, Status};
 use super::partial::{self, Collected};
 use super::parts::Parts;
 use super::policy::freshen::{self, Updated};
@@ -189,7 +189,7 @@ impl Rest {
             })
         };
         let mut response = Response::from_parts(parts, own);
-        let said = answer::forwarded_status(client.forward, Some(status));
+        let said = answer::forwarded_status(Forward::Partial, Some(status));
         let said = Status { stored: keeps, ..said };
         answer::mark(options, &mut response, client.key.as_str(), &said, CacheOutcome::Miss);
         let since = if keeps { since } else { Since::Never };

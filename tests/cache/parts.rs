@@ -185,6 +185,8 @@ async fn the_rest_is_said_to_be_partial_and_stored() {
     let said = rest.header("cache-status").unwrap();
     assert_eq!(said, "graceful; fwd=partial; fwd-status=206; stored");
     assert_eq!(rest.header("content-range"), Some("bytes 0-6/10"));
+    let whole = app.get("/").await;
+    assert_eq!(whole.header("cache-status"), Some(said));
 }
 
 #[tokio::test]
