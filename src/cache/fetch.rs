@@ -17,7 +17,6 @@ use super::coalesce::{Live, Use};
 use super::event::count;
 use super::fields::Fields;
 use super::key::CacheKey;
-use super::made;
 use super::outcome::{CacheOutcome, Forward, Status};
 use super::partial;
 use super::policy::{
