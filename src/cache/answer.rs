@@ -11,12 +11,14 @@ use super::body::ResponseBody;
 use super::clock::Moment;
 use super::coalesce::Live;
 use super::made;
+use super::multipart;
 use super::options::Options;
 use super::outcome::{CacheOutcome, HIT, Status};
 use super::parts::Parts;
 use super::policy::field::MAX_SECONDS;
 use super::policy::range::{self, Ranges, Span};
 use super::policy::{conditional, seconds};
+use super::record;
 use super::stamp::Stamp;
 use super::stored::Stored;
 use super::tape::TapeReader;
@@ -68,6 +70,7 @@ pub(crate) fn from_stored<B>(
     } else {
         make()
     };
+    record::remove_targeted(options, &mut parts.headers);
     let form = form(options, asked, head.status, &parts.headers, Some(length), now);
     // Trailers need a body without a declared length (RFC 9112, section 7.1.2).
     let is_whole = matches!(form, Form::Whole);
@@ -88,6 +91,7 @@ pub(crate) fn from_stored<B>(
             length,
             ResponseBody::stored(stored.body.slice(span.0 as usize..=span.1 as usize), None),
         ),
+        Form::Multipart(spans) => multipart::answer(parts.headers, &stored.body, &spans),
     }
 }
 
@@ -103,6 +107,7 @@ pub(crate) fn from_live<B>(
     let head = &live.head;
     let age = head.age(now);
     let mut headers = head.fields.to_map(4);
+    record::remove_targeted(options, &mut headers);
     headers.insert(AGE, age_value(age));
     status.ttl = Some((head.terms.lifetime(), age));
     let form = form(options, asked, head.status, &headers, live.length, now);
@@ -139,6 +144,10 @@ pub(crate) fn from_parts<B>(
     parts: &Parts,
     now: &Moment,
 ) -> Option<Response<ResponseBody<B>>> {
+    // RFC 9110, section 13.2.2: conditions come first, and the origin can judge them.
+    if asked.noted.conditional {
+        return None;
+    }
     let head = &parts.head;
     let age = head.age(now);
     let headers = head.fields.to_map(4);
@@ -147,9 +156,12 @@ pub(crate) fn from_parts<B>(
     let Ranges::Parts(spans) = ranges else {
         return None;
     };
-    let span = joined(&spans)?;
+    let &[span] = spans.as_slice() else {
+        return None;
+    };
     let bytes = parts.slice(span)?;
     let mut headers = headers;
+    record::remove_targeted(options, &mut headers);
     headers.insert(AGE, age_value(age));
     let mut response = part(headers, span, parts.length, ResponseBody::stored(bytes, None));
     let status = Status { ttl: Some((head.terms.lifetime(), age)), ..HIT };
@@ -204,6 +216,7 @@ enum Form {
     Head,
     NotModified,
     Part(Span),
+    Multipart(Vec<Span>),
     Unsatisfiable,
 }
 
@@ -234,23 +247,17 @@ fn form(
         return match ranges {
             Ranges::Whole => Form::Whole,
             Ranges::Unsatisfiable => Form::Unsatisfiable,
-            Ranges::Parts(spans) => joined(&spans).map_or(Form::Whole, Form::Part),
+            Ranges::Parts(spans) => match *spans {
+                [span] => Form::Part(span),
+                _ => Form::Multipart(spans),
+            },
         };
     }
     Form::Whole
 }
 
-/// Several ranges as one, where nothing lies between them.
-fn joined(spans: &[Span]) -> Option<Span> {
-    let mut sorted = spans.to_vec();
-    sorted.sort_unstable();
-    let adjacent = sorted.windows(2).all(|pair| pair[0].1 + 1 == pair[1].0);
-    let (first, last) = (sorted.first()?, sorted.last()?);
-    adjacent.then_some((first.0, last.1))
-}
-
 #[inline]
-fn whole<B>(status: StatusCode, headers: HeaderMap, body: B) -> Response<B> {
+pub(crate) fn whole<B>(status: StatusCode, headers: HeaderMap, body: B) -> Response<B> {
     let mut response = Response::new(body);
     *response.status_mut() = status;
     *response.headers_mut() = headers;
@@ -268,6 +275,7 @@ fn part<B>(
     length: u64,
     body: ResponseBody<B>,
 ) -> Response<ResponseBody<B>> {
+    conditional::strip_for_part(&mut headers);
     let value = format!("bytes {first}-{last}/{length}");
     headers.insert(CONTENT_RANGE, HeaderValue::try_from(value).expect("digits are valid"));
     headers.insert(CONTENT_LENGTH, HeaderValue::from(last - first + 1));

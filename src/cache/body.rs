@@ -3,6 +3,7 @@
 use std::fmt;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
+use std::vec;
 
 use bytes::Bytes;
 use http::HeaderMap;
@@ -28,6 +29,7 @@ pin_project! {
     enum Kind<B> {
         Inner { #[pin] body: B },
         Stored { body: Bytes, trailers: Option<Box<HeaderMap>> },
+        Multipart { chunks: vec::IntoIter<Bytes>, rest: u64 },
         Recorded { #[pin] reader: TapeReader, skip: u64, rest: Option<u64>, part: bool },
     }
 }
@@ -51,6 +53,11 @@ impl<B> ResponseBody<B> {
 
     pub(crate) fn stored(body: Bytes, trailers: Option<Box<HeaderMap>>) -> Self {
         Self { kind: Kind::Stored { body, trailers } }
+    }
+
+    /// Nothing of the chunks may be empty; `rest` is the length of all.
+    pub(crate) fn multipart(chunks: Vec<Bytes>, rest: u64) -> Self {
+        Self { kind: Kind::Multipart { chunks: chunks.into_iter(), rest } }
     }
 
     /// `rest` is the length, where it is known.
@@ -84,6 +91,11 @@ where
                 }
                 Poll::Ready(trailers.take().map(|trailers| Ok(Frame::trailers(*trailers))))
             }
+            KindProj::Multipart { chunks, rest } => {
+                let chunk = chunks.next();
+                *rest -= chunk.as_ref().map_or(0, |chunk| chunk.len() as u64);
+                Poll::Ready(chunk.map(|chunk| Ok(Frame::data(chunk))))
+            }
             KindProj::Recorded { mut reader, skip, rest, part } => loop {
                 if *part && *rest == Some(0) {
                     // What follows a part is of no use to this reader.
@@ -116,6 +128,7 @@ where
         match &self.kind {
             Kind::Inner { body } => body.is_end_stream(),
             Kind::Stored { body, trailers } => body.is_empty() && trailers.is_none(),
+            Kind::Multipart { rest, .. } => *rest == 0,
             Kind::Recorded { reader, rest, part, .. } => {
                 (*part && *rest == Some(0)) || reader.is_end()
             }
@@ -126,7 +139,9 @@ where
         match &self.kind {
             Kind::Inner { body } => body.size_hint(),
             Kind::Stored { body, .. } => SizeHint::with_exact(body.len() as u64),
-            Kind::Recorded { rest: Some(rest), .. } => SizeHint::with_exact(*rest),
+            Kind::Multipart { rest, .. } | Kind::Recorded { rest: Some(rest), .. } => {
+                SizeHint::with_exact(*rest)
+            }
             Kind::Recorded { rest: None, .. } => SizeHint::default(),
         }
     }
@@ -144,6 +159,7 @@ impl<B> fmt::Debug for ResponseBody<B> {
         let kind = match &self.kind {
             Kind::Inner { .. } => "inner",
             Kind::Stored { .. } => "stored",
+            Kind::Multipart { .. } => "multipart",
             Kind::Recorded { .. } => "recorded",
         };
         f.debug_struct("ResponseBody").field("kind", &kind).finish_non_exhaustive()

@@ -41,6 +41,8 @@ pub(crate) enum Landing {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Use {
     Validated,
+    /// As before, but the response may not be stored any more.
+    ValidatedForOne,
     StaleOnFailure,
 }
 

@@ -4,8 +4,8 @@ use std::future::{Future, poll_fn};
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::header::{CONTENT_LOCATION, ETAG};
-use http::{Extensions, HeaderMap, Method, Request, Response, StatusCode, response};
+use http::header::{CACHE_CONTROL, CONTENT_LOCATION, ETAG};
+use http::{Extensions, HeaderMap, HeaderValue, Method, Request, Response, StatusCode, response};
 use tokio::task::JoinHandle;
 use tower_service::Service;
 
@@ -17,17 +17,17 @@ use super::coalesce::{Live, Use};
 use super::event::count;
 use super::fields::Fields;
 use super::key::CacheKey;
-use super::made;
 use super::outcome::{CacheOutcome, Forward, Status};
 use super::partial;
 use super::policy::{
-    Exchange, Failure, RequestControl, Terms, conditional, freshen, invalidation, reuse, single,
-    storing,
+    Exchange, Failure, RequestControl, conditional, freshen, invalidation, reuse, single, storing,
 };
 use super::record::{self, Recording, Since};
+use super::rest::Rest;
 use super::service::Shared;
 use super::stored::{Head, Stored};
 use super::tape::Tape;
+use super::variants::Variants;
 
 /// What can be behind a cache.
 pub(crate) trait Handler<Q, B>:
@@ -122,6 +122,15 @@ where
     } else if !keep_conditions {
         conditional::remove_conditions(request.headers_mut());
     }
+    let headers = request.headers_mut();
+    let mut rest = None;
+    let mut variants = None;
+    if validated.is_none() {
+        rest = Rest::ask(shared, client, headers, keep_conditions);
+    }
+    if validated.is_none() && rest.is_none() {
+        variants = Variants::ask(shared, client, headers, keep_conditions);
+    }
     let requested = shared.state.now().wall();
     let answer = call(inner, request).await;
     let now = shared.state.now();
@@ -154,10 +163,20 @@ where
             // The client may have what is stored: the origin was asked about that and said that it is good.
             // But not for long, as it contradicts itself.
             shared.state.invalidate(&client.key);
-            return Ok(Fetched::Stored(stored.clone(), Use::Validated, Some(status)));
+            return Ok(Fetched::Stored(stored.clone(), Use::ValidatedForOne, Some(status)));
         }
-        let new = freshened(shared, client, stored, parts, requested, &since);
-        return Ok(Fetched::Stored(new, Use::Validated, Some(status)));
+        let (new, used) = freshened(shared, client, stored, parts, requested, &since);
+        return Ok(Fetched::Stored(new, used, Some(status)));
+    }
+    if status == StatusCode::NOT_MODIFIED
+        && let Some(variants) = variants
+    {
+        return Ok(variants.settle(shared, client, response, requested, &since));
+    }
+    if status == StatusCode::PARTIAL_CONTENT
+        && let Some(rest) = rest
+    {
+        return Ok(rest.settle(shared, client, response, requested, since));
     }
     if let Some(stored) = usable_after(Failure::Status(status)) {
         return Ok(Fetched::Stored(stored, Use::StaleOnFailure, Some(status)));
@@ -165,7 +184,21 @@ where
     Ok(settle(shared, client, response, requested, since, !keep_conditions))
 }
 
-/// The stored response, brought up to date by a 304 (RFC 9111, section 4.3.4).
+/// What contradicts itself, so that there is nothing to answer with.
+pub(crate) fn contradiction<B>(shared: &Shared, client: &Client, status: StatusCode) -> Fetched<B> {
+    // The next one asks without what was stored.
+    shared.state.invalidate(&client.key);
+    let mut response = Response::new(ResponseBody::empty());
+    *response.status_mut() = StatusCode::BAD_GATEWAY;
+    response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    let mut said = answer::forwarded_status(client.forward, Some(status));
+    said.detail = Some("contradiction");
+    let key = client.key.as_str();
+    answer::mark(&shared.options, &mut response, key, &said, CacheOutcome::Miss);
+    Fetched::Pass(response)
+}
+
+/// The stored response, brought up to date by a 304 (RFC 9111, section 4.3.4), and for whom it is.
 pub(crate) fn freshened(
     shared: &Shared,
     client: &Client,
@@ -173,39 +206,23 @@ pub(crate) fn freshened(
     mut update: http::response::Parts,
     requested: Duration,
     since: &Since,
-) -> Arc<Stored> {
+) -> (Arc<Stored>, Use) {
     let options = &shared.options;
     let now = shared.state.now();
     let mut tags = record::take_tags(options, &mut update.headers);
     if tags.is_none() {
         tags = stored.head.tags.clone();
     }
-    let merged = freshen::merge(&options.rules, &stored.head.fields.to_map(0), &update.headers);
-    // The age of the stored response is that of the 304 now, not its own.
-    let mut dated = merged.clone();
-    if let Some(age) = update.headers.get(http::header::AGE) {
-        dated.insert(http::header::AGE, age.clone());
-    }
-    if !update.headers.contains_key(http::header::DATE) {
-        dated.remove(http::header::DATE);
-    }
     let exchange = Exchange {
         method: &Method::GET,
-        request: &client.headers,
         status: stored.head.status,
-        response: &dated,
-        requested,
-        received: now.wall(),
+        ..client.exchange(&update, requested, &now)
     };
-    let terms = Terms::new(&options.rules, &exchange);
-    let mut merged = merged;
-    if !update.headers.contains_key(http::header::DATE) {
-        merged.insert(http::header::DATE, made::date(now.seconds()));
-    }
+    let updated = freshen::update(&options.rules, &stored.head.fields.to_map(0), &exchange);
     let head = Head {
         status: stored.head.status,
-        fields: Fields::new(&shared.state.shapes, &merged),
-        terms,
+        fields: Fields::new(&shared.state.shapes, &updated.fields),
+        terms: updated.terms,
         selection: stored.head.selection.clone(),
         at: now,
         tags,
@@ -214,16 +231,16 @@ pub(crate) fn freshened(
     };
     let trailers = stored.trailers.as_deref().cloned();
     let new = Arc::new(Stored::new(Arc::new(head), stored.body.clone(), trailers));
-    let keeps = storing::storable(&options.rules, &exchange).is_ok();
+    let used = if updated.keeps { Use::Validated } else { Use::ValidatedForOne };
     if !since.is_wrong(shared) {
-        if keeps {
+        if updated.keeps {
             shared.state.freshen(&client.key, options, stored, new.clone());
         } else {
             // The 304 says that it may not be kept any more.
             shared.state.invalidate(&client.key);
         }
     }
-    new
+    (new, used)
 }
 
 /// Decides at the head whether a response is recorded; what is not goes through untouched.
@@ -320,7 +337,7 @@ pub(crate) fn landed_on<B>(
 ) -> Response<ResponseBody<B>> {
     let state = &shared.state;
     let outcome = match used {
-        Use::Validated => {
+        Use::Validated | Use::ValidatedForOne => {
             count(&state.counters.validated);
             CacheOutcome::Validated
         }
@@ -330,7 +347,7 @@ pub(crate) fn landed_on<B>(
         }
     };
     let forward = match client.forward {
-        Forward::Request => Forward::Request,
+        known @ (Forward::Request | Forward::VaryMiss) => known,
         _ => Forward::Stale,
     };
     let status = Status { collapsed, ..answer::forwarded_status(forward, forward_status) };

@@ -251,7 +251,12 @@ where
             }
             Ok(Fetched::Stored(stored, used, status)) => {
                 let answer = landed_on(&shared, &client, &stored, used, status, false);
-                if used == Use::StaleOnFailure || stored.head.terms.is_shareable() {
+                let shared_by_all = match used {
+                    Use::StaleOnFailure => true,
+                    Use::Validated => stored.head.terms.is_shareable(),
+                    Use::ValidatedForOne => false,
+                };
+                if shared_by_all {
                     guard.land(Landing::Stored(stored, used));
                     drop(guard);
                 } else {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::{HeaderMap, Method, Request, Response};
 
+use super::clock::Moment;
 use super::coalesce::Landing;
 use super::event::CacheStats;
 use super::key::{CacheKey, Host, KeyText};
@@ -12,6 +13,7 @@ use super::policy::Exchange;
 use super::record;
 use super::service::{Shared, judge};
 use super::state::Found;
+use super::store::Change;
 use super::stored::{Resource, Stored};
 
 /// Controls the store of a [`LruCacheLayer`](super::LruCacheLayer): counters, purging, warm-up.
@@ -105,16 +107,23 @@ impl CacheHandle {
     }
 
     /// Makes all variants of a key stale: they are validated before they are used again, or used while that
-    /// happens where they permit it. Says whether there were any.
+    /// happens where they permit it. Parts are removed. Says whether there were any.
     pub fn expire(&self, key: &CacheKey) -> bool {
         let state = &self.shared.state;
         state.doom(|other, _| other == key);
         let now = state.now();
-        let Some(resource) = state.store.peek(key) else {
-            return false;
-        };
-        resource.variants().iter().for_each(|stored| stored.expire(now));
-        !resource.variants().is_empty()
+        let mut found = false;
+        for place in state.places(key) {
+            let gone = state.store.update(&place, &now, |known| match known {
+                None => Change::Keep,
+                Some(resource) => {
+                    found = true;
+                    expire(resource, now)
+                }
+            });
+            state.discard(gone);
+        }
+        found
     }
 
     /// The same for everything with this tag; says how many keys.
@@ -124,11 +133,11 @@ impl CacheHandle {
         let now = state.now();
         let mut expired = 0;
         let gone = state.store.retain(|_, resource| {
-            if has_tag(resource, tag) {
-                resource.variants().iter().for_each(|stored| stored.expire(now));
-                expired += 1;
+            if !has_tag(resource, tag) {
+                return true;
             }
-            true
+            expired += 1;
+            matches!(expire(resource, now), Change::Keep)
         });
         state.discard(gone);
         expired
@@ -189,6 +198,15 @@ impl CacheHandle {
         let ignore_host = self.shared.options.ignore_host;
         let text = KeyText::of_request(request.uri(), Host::of(request.headers()), ignore_host);
         text.map(|text| text.to_key())
+    }
+}
+
+/// Makes what is complete stale. There is nothing to validate a part with.
+fn expire(resource: &Resource, now: Moment) -> Change {
+    resource.variants().iter().for_each(|stored| stored.expire(now));
+    match resource {
+        Resource::Parts(_) => Change::Remove,
+        Resource::One(_) | Resource::Many(_) => Change::Keep,
     }
 }
 

@@ -70,8 +70,8 @@ impl LruCacheLayer {
     }
 
     /// Follows every rule of RFC 9111, as a proxy does: heuristic freshness, directives of requests,
-    /// responses with `Set-Cookie`, validation of what states no freshness, and up to a day stale when the
-    /// origin cannot be reached and does not forbid it.
+    /// responses with `Set-Cookie`, validation of what states no freshness and of other variants, parts that
+    /// are completed, and up to a day stale when the origin cannot be reached and does not forbid it.
     pub fn rfc9111(mut self) -> Self {
         let options = self.options();
         options.rules = options.rules.clone().rfc9111();
@@ -247,6 +247,28 @@ impl LruCacheLayer {
     /// Whether parts with a strong validator are kept and combined (RFC 9111, section 3.3). Default: true.
     pub fn store_parts(mut self, store: bool) -> Self {
         self.options().rules.partial = store;
+        self
+    }
+
+    /// Whether a request for something of which parts are stored asks the handler for the rest only (`Range`
+    /// with `If-Range`), and is answered with both (RFC 9111, section 3.4). Default: false; true in
+    /// [`rfc9111`](Self::rfc9111).
+    ///
+    /// The handler has to know `If-Range`. When it answers with a part of something else all the same, a
+    /// client that wants everything gets 502, and what was stored is gone.
+    pub fn complete_parts(mut self, complete: bool) -> Self {
+        self.options().rules.complete_parts = complete;
+        self
+    }
+
+    /// Whether a request that no stored variant matches is sent on with their strong entity tags in
+    /// `If-None-Match`, so that a 304 can name the one that fits (RFC 9111, sections 4.1 and 4.3.4).
+    /// Default: false; true in [`rfc9111`](Self::rfc9111).
+    ///
+    /// No two variants may have the same strong entity tag. A 304 that names none of several is answered
+    /// with 502, as there is nothing to answer with.
+    pub fn validate_variants(mut self, validate: bool) -> Self {
+        self.options().rules.validate_variants = validate;
         self
     }
 

@@ -37,11 +37,10 @@
 //! nested router it reads axum's `OriginalUri` (with the feature `serve`); on other stacks,
 //! [`LruCacheLayer::original_uri`] says where the URI is.
 //!
-//! **What it does not do.** Several ranges that do not touch are answered with the whole response, not as
-//! `multipart/byteranges`. Stored parts are combined when they make a whole; what is missing is not asked for
-//! by itself. A miss of one variant does not send the entity tags of the others: a 304 that does not say
-//! which of them it means would leave nothing to answer with. Interim responses (1xx) do not pass, because a
-//! tower service has one response.
+//! **What it does not do.** Parts are kept of responses that have no variants, and in the default profile they
+//! are combined only when they happen to make a whole ([`LruCacheLayer::complete_parts`]). Several ranges of a
+//! response that is still being recorded, or that has a content coding, get everything. Interim responses
+//! (1xx) do not pass, because a tower service has one response.
 //!
 //! **What it needs.** A tokio runtime with its timer enabled: fills and refreshes are tasks of their own.
 //! When the server puts a `Drain` into the requests' extensions they count as in flight, so a stop waits
@@ -62,12 +61,14 @@ mod handle;
 mod key;
 mod layer;
 mod made;
+mod multipart;
 mod options;
 mod outcome;
 mod partial;
 mod parts;
 mod policy;
 mod record;
+mod rest;
 mod service;
 mod shape;
 mod stamp;
@@ -75,6 +76,7 @@ mod state;
 mod store;
 mod stored;
 mod tape;
+mod variants;
 mod write;
 
 pub use self::body::ResponseBody;

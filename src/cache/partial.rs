@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{CONTENT_LENGTH, CONTENT_RANGE, ETAG};
+use http::header::{CONTENT_RANGE, ETAG};
 use http::{Response, StatusCode, response};
 use http_body::Body;
 
@@ -19,19 +19,18 @@ use super::fields::Fields;
 use super::key::CacheKey;
 use super::outcome::{CacheOutcome, Status};
 use super::parts::Parts;
-use super::policy::etag::EntityTag;
 use super::policy::vary::Vary;
-use super::policy::{range, single, storing};
-use super::record::{self, Since};
+use super::policy::{Terms, freshen, range, rest, single, storing};
+use super::record::{self, Around, Since};
 use super::service::Shared;
 use super::stored::{Head, Stored, Tags};
 use super::tape::Tape;
 
-/// A part that is kept as such: passed on while it is collected.
+/// A part that is kept as such, where it may be: passed on while it is collected.
 pub(crate) fn part<B>(
     shared: &Arc<Shared>,
     client: &Client,
-    mut parts: response::Parts,
+    parts: response::Parts,
     body: B,
     tags: Tags,
     requested: Duration,
@@ -44,33 +43,65 @@ where
     let now = shared.state.now();
     let exchange = client.exchange(&parts, requested, &now);
     let place = single(&parts.headers, CONTENT_RANGE).and_then(range::content_range);
-    let strong =
-        single(&parts.headers, ETAG).and_then(EntityTag::parse).is_some_and(|tag| !tag.weak);
+    let strong = rest::strong_tag(&parts.headers).is_some();
     let terms = storing::storable_in_any_status(&options.rules, &exchange).ok();
     // Without variants: which parts belong together is hard enough for one representation.
     let plain = Vary::parse(&parts.headers, &options.rules.key_headers) == Vary::Nothing;
-    let status = answer::forwarded_status(client.forward, Some(parts.status));
-    let epoch = match &since {
-        Since::Epoch(epoch) => Some(*epoch),
-        Since::Flight(_) => None,
-    };
-    let (Some((span, whole)), true, true, Some(terms), Some(epoch)) =
-        (place, strong, plain, terms, epoch)
-    else {
-        let mut response = Response::from_parts(parts, ResponseBody::inner(body));
-        answer::mark(options, &mut response, client.key.as_str(), &status, CacheOutcome::Miss);
-        return Fetched::Pass(response);
-    };
-    if whole > options.max_body_size as u64 {
-        let mut response = Response::from_parts(parts, ResponseBody::inner(body));
-        answer::mark(options, &mut response, client.key.as_str(), &status, CacheOutcome::Miss);
-        return Fetched::Pass(response);
+    let is_small = |(_, whole): &(_, u64)| *whole <= options.max_body_size as u64;
+    let kept = place.filter(is_small).zip(terms).filter(|_| strong && plain);
+    if let Some(((span, whole), terms)) = kept
+        && let Since::Epoch(_) = since
+    {
+        let collected = Collected { whole, span, around: Around::default(), terms, since };
+        return collect(shared, client, parts, body, tags, collected);
     }
+    let status = answer::forwarded_status(client.forward, Some(parts.status));
+    let mut response = Response::from_parts(parts, ResponseBody::inner(body));
+    answer::mark(options, &mut response, client.key.as_str(), &status, CacheOutcome::Miss);
+    Fetched::Pass(response)
+}
+
+/// What is collected.
+pub(crate) struct Collected {
+    /// The length of everything.
+    pub(crate) whole: u64,
+    /// Which part of it this is, with what is stored around what is received.
+    pub(crate) span: range::Span,
+    pub(crate) around: Around,
+    pub(crate) terms: Terms,
+    pub(crate) since: Since,
+}
+
+/// Passes a part on, and keeps it unless it changed meanwhile.
+pub(crate) fn collect<B>(
+    shared: &Arc<Shared>,
+    client: &Client,
+    mut parts: response::Parts,
+    body: B,
+    tags: Tags,
+    collected: Collected,
+) -> Fetched<B>
+where
+    B: Content,
+{
+    let options = &shared.options;
+    let now = shared.state.now();
+    let Collected { whole, span, around, terms, since } = collected;
     let (mut head, _) = record::head(shared, &client.headers, &mut parts, terms, tags, now);
     let mut fields = head.fields.to_map(0);
     fields.remove(CONTENT_RANGE);
-    fields.remove(CONTENT_LENGTH);
     head.fields = Fields::new(&shared.state.shapes, &fields);
+    let epoch = match since {
+        Since::Epoch(epoch) => Some(epoch),
+        Since::Flight(_) | Since::Never => None,
+    };
+    let status = answer::forwarded_status(client.forward, Some(parts.status));
+    let status = Status { stored: epoch.is_some(), ..status };
+    let length = if around.len() > 0 {
+        Some(span.1 - span.0 + 1)
+    } else {
+        record::declared_length(&parts, &body)
+    };
     let collected = PartBody {
         shared: shared.clone(),
         key: client.key.clone(),
@@ -78,14 +109,14 @@ where
         head: Arc::new(head),
         span,
         whole,
+        around,
     };
     let tape = Arc::new(Tape::default());
     let reader = tape.read();
-    let length = record::declared_length(&parts, &body);
     let own =
         reader.map_or_else(ResponseBody::empty, |reader| ResponseBody::recorded(reader, length));
+    record::remove_targeted(options, &mut parts.headers);
     let mut response = Response::from_parts(parts, own);
-    let status = Status { stored: true, ..status };
     answer::mark(options, &mut response, client.key.as_str(), &status, CacheOutcome::Miss);
     spawn(collected.run(Box::pin(body), tape));
     Fetched::Pass(response)
@@ -94,10 +125,12 @@ where
 struct PartBody {
     shared: Arc<Shared>,
     key: CacheKey,
-    epoch: Epoch,
+    /// `None` for what is not kept.
+    epoch: Option<Epoch>,
     head: Arc<Head>,
     span: range::Span,
     whole: u64,
+    around: Around,
 }
 
 impl PartBody {
@@ -107,7 +140,8 @@ impl PartBody {
         B::Error: Into<BoxError>,
     {
         let expected = self.span.1 - self.span.0 + 1;
-        let mut received = 0;
+        let mut received = self.around.len();
+        tape.push(self.around.before.clone());
         let trailers = loop {
             if tape.readers() == 0 {
                 return;
@@ -131,40 +165,52 @@ impl PartBody {
                         tape.push(data);
                         poll_fn(|cx| tape.poll_room(cx)).await;
                     }
-                    Err(frame) => break frame.into_trailers().ok(),
+                    // Those of the rest are not those of what it is joined with.
+                    Err(frame) => {
+                        let trailers = frame.into_trailers().ok();
+                        break trailers.filter(|_| self.around.len() == 0);
+                    }
                 },
             }
         };
-        if received == expected && trailers.is_none() {
-            self.keep(tape.copy());
+        if received != expected && self.around.len() > 0 {
+            // What is stored would be in the wrong place.
+            return tape.fail("the part has not the length that its head declares".into());
+        }
+        tape.push(self.around.after.clone());
+        if received == expected
+            && trailers.is_none()
+            && let Some(epoch) = self.epoch
+        {
+            self.keep(epoch, tape.copy());
         }
         tape.finish(trailers);
     }
 
-    fn keep(self, body: Bytes) {
-        let Self { shared, key, epoch, head, span, whole } = self;
-        let tag = |head: &Head| head.fields.get(&ETAG).cloned();
-        let new = tag(&head);
-        let parts = Parts::new(head, whole, span, body);
+    fn keep(self, epoch: Epoch, body: Bytes) {
+        let Self { shared, key, head, span, whole, .. } = self;
         let options = &shared.options;
-        let is_same = |known: &Parts| known.length == whole && tag(&known.head) == new;
-        let Some(joined) = shared.state.put_parts(&key, options, parts, epoch, is_same) else {
+        let parts = Arc::new(Parts::new(head.clone(), whole, span, body));
+        // RFC 9111, section 3.4: of the same representation, and with the fields of both, as a part that was
+        // asked for with If-Range has not all of them (RFC 9110, section 15.3.7).
+        let of_both = |known: &Parts| {
+            let tag = |head: &Head| head.fields.get(&ETAG).cloned();
+            if known.length != whole || tag(&known.head) != tag(&head) {
+                return None;
+            }
+            let (old, new) = (known.head.fields.to_map(0), head.fields.to_map(0));
+            let fields = freshen::merge(&options.rules, &old, &new);
+            let fields = Fields::new(&shared.state.shapes, &fields);
+            Some(Arc::new(Head { fields, ..Head::clone(&head) }))
+        };
+        let Some(joined) = shared.state.put_parts(&key, options, parts, epoch, of_both) else {
             return;
         };
         let Some(body) = joined.whole() else {
             return;
         };
         // RFC 9111, section 3.4: the parts make a complete response, whose status is 200.
-        let head = Head {
-            status: StatusCode::OK,
-            fields: Fields::new(&shared.state.shapes, &joined.head.fields.to_map(0)),
-            terms: joined.head.terms.clone(),
-            selection: joined.head.selection.clone(),
-            at: joined.head.at,
-            tags: joined.head.tags.clone(),
-            own_etag: false,
-            by_language: joined.head.by_language,
-        };
+        let head = Head { status: StatusCode::OK, ..Head::clone(&joined.head) };
         let body = Bytes::copy_from_slice(&body);
         let stored = Arc::new(Stored::new(Arc::new(head), body, None));
         shared.state.put(&key, options, stored, || shared.state.is_past(epoch));

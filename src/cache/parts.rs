@@ -8,6 +8,9 @@ use super::fields::SHARED;
 use super::policy::range::Span;
 use super::stored::Head;
 
+/// How many parts of a response are kept that do not touch.
+const MOST: usize = 32;
+
 /// Parts of one representation, which its strong validator identifies; sorted, apart from each other.
 #[derive(Clone, Debug)]
 pub(crate) struct Parts {
@@ -22,8 +25,8 @@ impl Parts {
         Self { head, length, spans: vec![(span, body)] }
     }
 
-    /// With another part of the same representation, and its newer head (RFC 9111, section 3.4).
-    pub(crate) fn with(&self, new: &Parts) -> Self {
+    /// With another part of the same representation, and the head of both (RFC 9111, section 3.4).
+    pub(crate) fn with(&self, new: &Parts, head: Arc<Head>) -> Self {
         let mut all: Vec<(Span, Bytes)> = self.spans.iter().chain(&new.spans).cloned().collect();
         all.sort_by_key(|(span, _)| *span);
         let mut spans: Vec<(Span, Bytes)> = Vec::with_capacity(all.len());
@@ -41,7 +44,17 @@ impl Parts {
                 _ => spans.push(((first, last), body)),
             }
         }
-        Self { head: new.head.clone(), length: new.length, spans }
+        if spans.len() > MOST {
+            // Whoever asks for single bytes must not make this long, nor push out what is worth keeping.
+            let shortest = (0..spans.len()).min_by_key(|place| spans[*place].1.len());
+            shortest.map(|place| spans.remove(place));
+        }
+        Self { head, length: new.length, spans }
+    }
+
+    /// Where the parts lie, from the first to the last.
+    pub(crate) fn held(&self) -> Vec<Span> {
+        self.spans.iter().map(|(span, _)| *span).collect()
     }
 
     /// The bytes of a span that lies inside one part.

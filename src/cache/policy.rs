@@ -21,11 +21,13 @@ pub(crate) mod freshness;
 pub(crate) mod invalidation;
 pub(crate) mod no_vary_search;
 pub(crate) mod range;
+pub(crate) mod rest;
 pub(crate) mod reuse;
 pub(crate) mod rules;
 pub(crate) mod storing;
 pub(crate) mod structured;
 pub(crate) mod targeted;
+pub(crate) mod variants;
 pub(crate) mod vary;
 
 #[cfg(test)]

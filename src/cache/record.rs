@@ -33,6 +33,8 @@ pub(crate) enum Since {
     Flight(Arc<Flight>),
     /// It is in no table: any change to its path dooms it.
     Epoch(Epoch),
+    /// It may not be stored at all: it is for its client only.
+    Never,
 }
 
 impl Since {
@@ -40,6 +42,7 @@ impl Since {
         match self {
             Self::Flight(flight) => flight.is_doomed(),
             Self::Epoch(epoch) => shared.state.is_past(*epoch),
+            Self::Never => true,
         }
     }
 }
@@ -54,6 +57,20 @@ struct Pump<B> {
     body: Pin<Box<B>>,
     key: CacheKey,
     since: Since,
+    around: Around,
+}
+
+/// What is stored of a body already: before and after what is received.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Around {
+    pub(crate) before: Bytes,
+    pub(crate) after: Bytes,
+}
+
+impl Around {
+    pub(crate) fn len(&self) -> u64 {
+        (self.before.len() + self.after.len()) as u64
+    }
 }
 
 /// Takes the tags out of a head; they are not for clients.
@@ -118,7 +135,14 @@ where
     B: Content,
 {
     pub(crate) fn new(live: Arc<Live>, body: B, key: CacheKey, since: Since) -> Self {
-        Self { live, pump: Pump { body: Box::pin(body), key, since } }
+        let around = Around::default();
+        Self { live, pump: Pump { body: Box::pin(body), key, since, around } }
+    }
+
+    /// The body is received without what is stored of it.
+    pub(crate) fn around(mut self, around: Around) -> Self {
+        self.pump.around = around;
+        self
     }
 
     /// Records to the end. With a guard, others join until then.
@@ -187,7 +211,8 @@ where
         live: &Live,
         guard: Option<&Guard>,
     ) -> Result<Option<Recorded>, BoxError> {
-        let mut received: u64 = 0;
+        let mut received = self.around.len();
+        live.tape.push(self.around.before.clone());
         let mut trailers = None;
         let mut kept = true;
         loop {
@@ -221,8 +246,9 @@ where
                     }
                 }
                 Err(frame) => {
-                    if let Ok(more) = frame.into_trailers() {
-                        trailers = Some(more);
+                    // Those of a part are not those of the whole.
+                    if self.around.len() == 0 {
+                        trailers = frame.into_trailers().ok();
                     }
                 }
             }
@@ -235,6 +261,7 @@ where
         if live.length.is_some_and(|declared| declared != received) {
             return Err("the body has not the length that its head declares".into());
         }
+        live.tape.push(self.around.after);
         let body = live.tape.copy();
         Ok(Some(Recorded { key: self.key, since: self.since, body, trailers }))
     }

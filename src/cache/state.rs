@@ -17,7 +17,7 @@ use super::parts::Parts;
 use super::policy::no_vary_search::NoVarySearch;
 use super::shape::Shapes;
 use super::store::{Change, Gone, Limits, Store, weigh};
-use super::stored::{Resource, Stored};
+use super::stored::{Head, Resource, Stored};
 use crate::lru::{Cause, LruCache};
 
 type Hook = Box<dyn Fn(CacheEvent<'_>) + Send + Sync>;
@@ -110,6 +110,15 @@ impl State {
                     .map_or(Found::Nothing, |stored| Found::OtherVariant(stored.clone())),
             },
         }
+    }
+
+    /// Everything that is stored under `key`, whatever selects it.
+    pub(crate) fn variants(&self, key: &CacheKey, now: &Moment) -> Vec<Arc<Stored>> {
+        let resource = self.get(key.as_str(), now).or_else(|| {
+            let key = self.searched(key)?;
+            self.get(key.as_str(), now)
+        });
+        resource.map_or_else(Vec::new, |resource| resource.variants().to_vec())
     }
 
     fn get(&self, key: &str, now: &Moment) -> Option<Resource> {
@@ -207,13 +216,15 @@ impl State {
     }
 
     /// Stores a part, joined to those of the same representation; hands out the whole once it is one.
+    ///
+    /// `head` makes that of both, where the stored ones are of the same representation.
     pub(crate) fn put_parts(
         &self,
         key: &CacheKey,
         options: &Options,
-        parts: Parts,
+        parts: Arc<Parts>,
         epoch: Epoch,
-        is_same: impl Fn(&Parts) -> bool,
+        head: impl Fn(&Parts) -> Option<Arc<Head>>,
     ) -> Option<Arc<Parts>> {
         let place = parts_key(key);
         let kept_for = parts.head.terms.usable_for(&options.rules);
@@ -222,11 +233,11 @@ impl State {
             if self.is_past(epoch) {
                 return Change::Keep;
             }
-            let joined = match known {
-                Some(Resource::Parts(known)) if is_same(known) => known.with(&parts),
-                _ => parts.with(&parts),
+            let known = match known {
+                Some(Resource::Parts(known)) => head(known).map(|head| known.with(&parts, head)),
+                _ => None,
             };
-            let joined = Arc::new(joined);
+            let joined = known.map_or_else(|| parts.clone(), Arc::new);
             if joined.bytes() > options.max_body_size {
                 return Change::Keep;
             }
@@ -248,13 +259,17 @@ impl State {
         }
     }
 
+    /// Where something of `key` may be stored.
+    pub(crate) fn places(&self, key: &CacheKey) -> impl Iterator<Item = CacheKey> {
+        [Some(key.clone()), Some(parts_key(key)), self.searched(key)].into_iter().flatten()
+    }
+
     /// Removes everything stored under `key`, and makes fills under way unfit to be stored.
     pub(crate) fn invalidate(&self, key: &CacheKey) -> bool {
         self.changes.count(key);
         self.flights.doom(|other, _| other == key);
         let mut found = false;
-        let places = [Some(key.clone()), Some(parts_key(key)), self.searched(key)];
-        for place in places.into_iter().flatten() {
+        for place in self.places(key) {
             let gone = self.store.update(&place, &self.now(), |known| {
                 found |= known.is_some();
                 Change::Remove

@@ -113,12 +113,6 @@ impl Store {
         (found, gone)
     }
 
-    /// The same without counting as a use.
-    pub(crate) fn peek(&self, key: &CacheKey) -> Option<Resource> {
-        let shard = self.shard(self.hasher.hash_one(key));
-        shard.lock().peek(key).cloned()
-    }
-
     /// Changes what is stored under `key`, in one step. What is replaced is among what left.
     pub(crate) fn update(
         &self,

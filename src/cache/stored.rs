@@ -17,7 +17,7 @@ use super::policy::{Rules, Terms};
 pub(crate) type Tags = Option<Box<Box<[Box<str>]>>>;
 
 /// The head of a response that is stored, or on its way to be.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Head {
     pub(crate) status: StatusCode,
     pub(crate) fields: Fields,

@@ -32,6 +32,32 @@ async fn thousands_of_variants_are_bounded_and_the_oldest_leaves() {
 }
 
 #[tokio::test]
+async fn thousands_of_parts_are_bounded_and_the_longest_stay() {
+    let app = App::new(layer(), |_, request| {
+        let range = request.headers["range"].to_str().unwrap();
+        let (first, last) = range.strip_prefix("bytes=").unwrap().split_once('-').unwrap();
+        let (first, last): (usize, usize) = (first.parse().unwrap(), last.parse().unwrap());
+        let place = format!("bytes {first}-{last}/100000");
+        let fields =
+            [("cache-control", "max-age=60"), ("etag", "\"a\""), ("content-range", &place)];
+        status(206, &fields, vec![(first % 251) as u8; last - first + 1])
+    });
+    let ask = async |first: usize, last: usize| {
+        let range = format!("bytes={first}-{last}");
+        let answer = app.get_with("/", &[("range", &range)]).await;
+        assert_eq!(answer.body[..], vec![(first % 251) as u8; last - first + 1], "{range}");
+        answer.outcome.unwrap()
+    };
+    ask(50_001, 50_100).await;
+    for number in 0..3000 {
+        ask(2 * number, 2 * number).await;
+    }
+    assert_eq!(app.handle.len(), 1);
+    assert!(app.handle.bytes() < 8000, "{}", app.handle.bytes());
+    assert_eq!(ask(50_001, 50_100).await, CacheOutcome::Hit);
+}
+
+#[tokio::test]
 async fn a_clock_set_back_and_forth() {
     let offset = Arc::new(AtomicI64::new(0));
     let clock = {
@@ -74,6 +100,25 @@ async fn absurd_sizes_pass() {
     assert_eq!(app.get_with(&path, &[("range", &ranges)]).await.status, 200);
     let tags = vec!["\"x\""; 10_000].join(", ");
     assert_eq!(app.get_with(&path, &[("if-none-match", &tags)]).await.status, 200);
+}
+
+#[tokio::test]
+async fn fields_with_thousands_of_members() {
+    for (name, value) in [
+        ("vary", (0..5000).map(|number| format!("x-{number}")).collect::<Vec<_>>().join(", ")),
+        ("connection", vec!["x-a"; 5000].join(", ")),
+        ("cache-tag", vec!["a"; 5000].join(" ")),
+        ("no-vary-search", format!("params=({})", "\"a\" ".repeat(5000).trim())),
+    ] {
+        let app = App::new(layer().rfc9111(), move |number, _| {
+            answer(&[("cache-control", "max-age=60"), (name, &value)], number.to_string())
+        });
+        app.get("/").await;
+        let second = app.get("/").await;
+        assert_eq!((second.text(), second.outcome), ("1", Some(CacheOutcome::Hit)), "{name}");
+        let third = app.get_with("/", &[("x-7", "1")]).await;
+        assert_eq!(third.text(), if name == "vary" { "2" } else { "1" }, "{name}");
+    }
 }
 
 fn fields() -> impl Strategy<Value = Vec<(HeaderName, HeaderValue)>> {
@@ -169,6 +214,10 @@ proptest! {
         second in fields(),
         response in fields(),
         rfc9111 in any::<bool>(),
+        codes in proptest::collection::vec(
+            proptest::sample::select(vec![200, 200, 200, 204, 206, 206, 301, 304, 404, 416, 500, 503]),
+            4,
+        ),
     ) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
         runtime.block_on(async {
@@ -179,7 +228,8 @@ proptest! {
             });
             let targeted = response.iter().any(|(name, _)| name == "cdn-cache-control");
             let app = App::new(layer, move |number, request| {
-                let mut answer = answer(&[], format!("{} {number}", request.uri.path()));
+                let text = format!("{} {number}", request.uri.path());
+                let mut answer = status(codes[(number - 1) % codes.len()], &[], text);
                 for (name, value) in &response {
                     // A length that lies is the handler's error, and has a test of its own.
                     if name != "content-length" {

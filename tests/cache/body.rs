@@ -306,3 +306,39 @@ async fn a_hit_does_not_clone_the_service_inside() {
     }
     assert_eq!(outcomes, [CacheOutcome::Miss, CacheOutcome::Hit, CacheOutcome::Hit]);
 }
+
+/// A buffer that tells when nobody holds any of it.
+struct Buffer(Vec<u8>, Arc<AtomicUsize>);
+
+impl AsRef<[u8]> for Buffer {
+    fn as_ref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        self.1.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+#[tokio::test]
+async fn what_is_stored_does_not_hold_the_buffer_that_it_was_read_into() {
+    let dropped = Arc::new(AtomicUsize::new(0));
+    let app = App::new(layer(), {
+        let dropped = dropped.clone();
+        move |_, _| {
+            // As a client does: head and body are slices of what it has read.
+            let read = Bytes::from_owner(Buffer(vec![b'x'; 64 * 1024], dropped.clone()));
+            let mut response = answer(&[("cache-control", "max-age=60")], read.slice(100..140));
+            let value = http::HeaderValue::from_maybe_shared(read.slice(..10)).unwrap();
+            response.headers_mut().insert("x-any", value);
+            response
+        }
+    });
+    app.get("/").await;
+    let hit = app.get("/").await;
+    assert_eq!((hit.outcome, hit.body.len()), (Some(CacheOutcome::Hit), 40));
+    assert_eq!(hit.header("x-any"), Some("xxxxxxxxxx"));
+    assert_eq!(dropped.load(Ordering::SeqCst), 1);
+}

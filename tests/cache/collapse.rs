@@ -626,3 +626,41 @@ async fn a_fill_is_in_the_span_of_its_request() {
     assert!(span.id().is_some());
     assert_eq!(*seen.lock().unwrap(), span.id());
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_validated_response_that_may_not_be_kept_is_for_the_leader_alone() {
+    // RFC 9111, section 3: what becomes private with a 304 is not for those who waited for it.
+    let gate = Arc::new(Semaphore::new(1));
+    let app = App::with_service(layer(), {
+        let gate = gate.clone();
+        move |number, _| {
+            let gate = gate.clone();
+            async move {
+                gate.acquire().await.unwrap().forget();
+                Ok(match number {
+                    1 => answer(&[("cache-control", "max-age=10"), ("etag", "\"a\"")], "1"),
+                    2 => status(304, &[("cache-control", "private, max-age=10")], ""),
+                    _ => answer(&[("cache-control", "private")], number.to_string()),
+                })
+            }
+        }
+    });
+    app.get("/").await;
+    advance(11).await;
+    let clients: Vec<_> = (0..3)
+        .map(|_| {
+            let app = app.clone();
+            tokio::spawn(async move { app.get("/").await })
+        })
+        .collect();
+    while app.handle.stats().misses < 4 {
+        tokio::task::yield_now().await;
+    }
+    gate.add_permits(10);
+    let mut texts = Vec::new();
+    for client in clients {
+        texts.push(client.await.unwrap().text().to_owned());
+    }
+    texts.sort_unstable();
+    assert_eq!(texts, ["1", "3", "4"]);
+}

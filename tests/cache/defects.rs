@@ -323,12 +323,43 @@ async fn requests_with_a_body_and_upgrades_pass() {
         || get("/", &[("connection", "Upgrade"), ("upgrade", "websocket")]),
         || get("/", &[("connection", "keep-alive, upgrade")]),
         || request(Method::OPTIONS, "/", &[]),
+        || request(Method::CONNECT, "example.com:443", &[]),
         || get("/", &[("if-match", "\"a\"")]),
     ];
     assert_eq!(app.send(fat()).await.outcome, Some(CacheOutcome::Bypass));
     for other in others {
         assert_eq!(app.send(other()).await.outcome, Some(CacheOutcome::Bypass));
     }
-    assert_eq!(app.get("/").await.text(), "6", "nothing of this was stored");
-    assert_eq!(app.send(fat()).await.text(), "7", "nor is it answered from the store");
+    assert_eq!(app.get("/").await.text(), "7", "nothing of this was stored");
+    assert_eq!(app.send(fat()).await.text(), "8", "nor is it answered from the store");
+}
+
+#[tokio::test]
+async fn what_passes_is_untouched() {
+    #[derive(Clone, Debug, PartialEq)]
+    struct Mark(u8);
+    let app = App::with_service(layer().rfc9111(), |_, request| async move {
+        for name in ["range", "if-range", "if-none-match", "cache-control"] {
+            assert!(request.headers().contains_key(name), "{name}");
+        }
+        assert_eq!(request.extensions().get(), Some(&Mark(7)));
+        let body = request.into_body().collect().await.unwrap().to_bytes();
+        Ok(answer(&[("cache-control", "max-age=60")], body))
+    });
+    let special: [(Method, &[(&str, &str)]); 4] = [
+        (Method::GET, &[("upgrade", "websocket"), ("connection", "upgrade")]),
+        (Method::GET, &[("if-match", "\"a\"")]),
+        (Method::GET, &[("content-length", "4")]),
+        (Method::POST, &[("content-length", "4")]),
+    ];
+    for (method, headers) in special {
+        let mut headers = headers.to_vec();
+        headers.extend([("range", "bytes=0-1"), ("if-range", "\"a\"")]);
+        headers.extend([("if-none-match", "\"b\""), ("cache-control", "x")]);
+        let mut request = request(method, "/", &headers);
+        request.extensions_mut().insert(Mark(7));
+        *request.body_mut() = Body::from("body");
+        assert_eq!(app.send(request).await.text(), "body");
+    }
+    assert_eq!(app.calls(), 4);
 }

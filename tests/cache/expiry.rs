@@ -206,6 +206,38 @@ async fn purged_softly_it_is_stale_but_there() {
     assert_eq!(app.get("/swr").await.outcome, Some(CacheOutcome::Stale));
 }
 
+#[tokio::test]
+async fn purged_softly_wherever_it_is_stored() {
+    // Parts, and what answers other queries, too.
+    let headers = [("cache-control", "max-age=60"), ("etag", "\"a\""), ("cache-tag", "t")];
+    for by_tag in [false, true] {
+        let parts = App::new(layer(), move |_, _| {
+            let place = ("content-range", "bytes 0-1/4");
+            status(206, &[headers[0], headers[1], headers[2], place], "01")
+        });
+        let queries = App::new(layer(), move |number, request| {
+            if request.headers.contains_key("if-none-match") {
+                return status(304, &[], "");
+            }
+            let search = ("no-vary-search", "params");
+            answer(&[headers[0], headers[1], headers[2], search], number.to_string())
+        });
+        let range = [("range", "bytes=0-1")];
+        parts.get_with("/", &range).await;
+        assert_eq!(parts.get_with("/", &range).await.outcome, Some(CacheOutcome::Hit));
+        queries.get("/?a").await;
+        assert_eq!(queries.get("/?b").await.outcome, Some(CacheOutcome::Hit));
+        if by_tag {
+            assert_eq!((parts.handle.expire_tag("t"), queries.handle.expire_tag("t")), (1, 1));
+        } else {
+            assert!(parts.handle.expire(&CacheKey::new("example.com", "/")));
+            assert!(queries.handle.expire(&CacheKey::new("example.com", "/?c")));
+        }
+        assert_eq!(parts.get_with("/", &range).await.outcome, Some(CacheOutcome::Miss), "{by_tag}");
+        assert_eq!(queries.get("/?d").await.outcome, Some(CacheOutcome::Validated), "{by_tag}");
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn what_is_of_no_use_leaves() {
     let app = App::new(layer(), |_, request| match request.uri.path() {

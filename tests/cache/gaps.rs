@@ -213,3 +213,31 @@ async fn if_modified_since_against_a_stored_date() {
     }
     assert_eq!(app.calls(), 1);
 }
+
+#[tokio::test]
+async fn ranges_and_conditions_are_for_successful_get() {
+    // RFC 9110, sections 13.2.1 and 14.2.
+    let app = App::new(layer(), |_, request| {
+        let code = request.uri.path().trim_start_matches('/').parse().unwrap();
+        status(code, &[("cache-control", "max-age=60"), ("etag", "\"a\"")], "0123456789")
+    });
+    let range = ("range", "bytes=0-1");
+    let known = ("if-none-match", "\"a\"");
+    for (method, path, headers, code, length) in [
+        (Method::GET, "/200", [range].as_slice(), 206, "2"),
+        (Method::HEAD, "/200", &[range], 200, "10"),
+        (Method::GET, "/404", &[range], 404, "10"),
+        (Method::GET, "/203", &[range], 203, "10"),
+        (Method::HEAD, "/200", &[known], 304, ""),
+        (Method::GET, "/203", &[known], 304, ""),
+        (Method::GET, "/404", &[known], 404, "10"),
+        (Method::GET, "/301", &[known], 301, "10"),
+    ] {
+        app.get(path).await;
+        let answer = app.send(request(method.clone(), path, headers)).await;
+        let name = format!("{method} {path} {headers:?}");
+        assert_eq!(answer.outcome, Some(CacheOutcome::Hit), "{name}");
+        assert_eq!(answer.status, code, "{name}");
+        assert_eq!(answer.header("content-length").unwrap_or(""), length, "{name}");
+    }
+}

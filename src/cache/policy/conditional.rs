@@ -60,6 +60,16 @@ pub(crate) fn strip_for_not_modified(headers: &mut HeaderMap) {
     }
 }
 
+/// Removes what is about the whole content from the head of a part (RFC 9530, section 2: a digest of the
+/// content is one of the message that it is in).
+pub(crate) fn strip_for_part(headers: &mut HeaderMap) {
+    const OF_THE_WHOLE: [HeaderName; 2] =
+        [HeaderName::from_static("content-md5"), HeaderName::from_static("content-digest")];
+    for name in OF_THE_WHOLE {
+        headers.remove(name);
+    }
+}
+
 /// Removes what makes a request conditional or partial, so that its answer can be for everyone.
 pub(crate) fn remove_conditions(request: &mut HeaderMap) {
     for name in [IF_NONE_MATCH, IF_MODIFIED_SINCE, RANGE, IF_RANGE] {

@@ -5,8 +5,10 @@ use http::{HeaderMap, Method, StatusCode};
 
 /// Whether a response to this method says that the stored ones may be wrong now.
 pub(crate) fn invalidates(method: &Method, status: StatusCode) -> bool {
-    let safe = matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS | Method::TRACE);
-    !safe && (200..400).contains(&status.as_u16())
+    // Those that the method registry calls safe; of all others it is unknown.
+    const SAFE: [&str; 8] =
+        ["GET", "HEAD", "OPTIONS", "TRACE", "PROPFIND", "REPORT", "SEARCH", "QUERY"];
+    !SAFE.contains(&method.as_str()) && (200..400).contains(&status.as_u16())
 }
 
 /// Path and query of `Location` and `Content-Location`, where they have the authority of the target.
@@ -136,6 +138,8 @@ mod tests {
             ("HEAD", 200, false),
             ("OPTIONS", 200, false),
             ("TRACE", 200, false),
+            ("PROPFIND", 207, false),
+            ("QUERY", 200, false),
         ];
         for (method, status, expected) in table {
             let method = Method::from_bytes(method.as_bytes()).unwrap();

@@ -1,7 +1,7 @@
 //! Byte ranges of a complete response (RFC 9110, section 14).
 
 use http::HeaderMap;
-use http::header::{DATE, ETAG, IF_RANGE, LAST_MODIFIED, RANGE};
+use http::header::{CONTENT_ENCODING, DATE, ETAG, IF_RANGE, LAST_MODIFIED, RANGE};
 
 use super::etag::EntityTag;
 use super::field::{split, trim};
@@ -22,7 +22,7 @@ enum Spec {
 pub(crate) enum Ranges {
     /// There is no range, or one that is to be ignored: the whole response.
     Whole,
-    /// These parts, in the order in which they were asked for.
+    /// These parts, apart from each other, in the order in which they were asked for.
     Parts(Vec<Span>),
     /// None of them lies inside the response: 416.
     Unsatisfiable,
@@ -30,8 +30,8 @@ pub(crate) enum Ranges {
 
 /// Which parts of a response of `length` bytes answer `request`.
 ///
-/// More than `limit` ranges, or ranges that overlap, get the whole response (section 14.2 allows it, and
-/// section 17.15 says why).
+/// Ranges that lie close together are one (section 15.3.7.2). More than `limit` ranges, or several that take
+/// as much as everything, get the whole response (section 14.2 allows it, and section 17.15 says why).
 pub(crate) fn resolve(
     request: &HeaderMap,
     response: &HeaderMap,
@@ -49,13 +49,41 @@ pub(crate) fn resolve(
     if spans.is_empty() {
         return Ranges::Unsatisfiable;
     }
-    let mut sorted = spans.clone();
-    sorted.sort_unstable();
-    let overlaps = sorted.windows(2).any(|pair| pair[1].0 <= pair[0].1);
-    if specs.len() > limit || overlaps {
+    if specs.len() > limit {
+        return Ranges::Whole;
+    }
+    if spans.len() == 1 {
+        return Ranges::Parts(spans);
+    }
+    let spans = coalesced(&spans);
+    let sent: u64 = spans.iter().map(|(first, last)| last - first + 1 + PART_OVERHEAD).sum();
+    // The coding of a multipart would be that of its parts, so what is encoded is not cut into one.
+    if spans.len() > 1 && (sent >= length || response.contains_key(CONTENT_ENCODING)) {
         return Ranges::Whole;
     }
     Ranges::Parts(spans)
+}
+
+/// What it costs to send a part by itself (section 15.3.7.2), in bytes.
+const PART_OVERHEAD: u64 = 80;
+
+/// Those that overlap, or that have less between them than two parts would cost, as one: at the place of the
+/// first of them that was asked for.
+fn coalesced(spans: &[Span]) -> Vec<Span> {
+    let mut sorted: Vec<(Span, usize)> = spans.iter().copied().zip(0..).collect();
+    sorted.sort_unstable();
+    let mut apart: Vec<(Span, usize)> = Vec::with_capacity(sorted.len());
+    for (span, place) in sorted {
+        match apart.last_mut() {
+            Some((known, first)) if span.0 <= known.1.saturating_add(PART_OVERHEAD) => {
+                known.1 = known.1.max(span.1);
+                *first = place.min(*first);
+            }
+            _ => apart.push((span, place)),
+        }
+    }
+    apart.sort_unstable_by_key(|(_, place)| *place);
+    apart.into_iter().map(|(span, _)| span).collect()
 }
 
 /// `Content-Range: bytes 0-4/10` with a known length (section 14.4): the span and the whole length.
@@ -166,12 +194,12 @@ mod tests {
             ("bytes=-100", parts(&[(0, 9)])),
             ("bytes=5-100", parts(&[(5, 9)])),
             ("bytes=5-99999999999999999999999", parts(&[(5, 9)])),
-            ("bytes=0-1,5-6", parts(&[(0, 1), (5, 6)])),
-            ("bytes= 5-6 ,\t0-1", parts(&[(5, 6), (0, 1)])),
+            ("bytes=0-1,5-6", parts(&[(0, 6)])),
+            ("bytes= 5-6 ,\t0-1", parts(&[(0, 6)])),
+            ("bytes=0-5,5-6", parts(&[(0, 6)])),
+            ("bytes=0-,0-", parts(&[(0, 9)])),
             ("bytes=0-1,20-30", parts(&[(0, 1)])),
             ("bytes=0-1,-1,3-4,6-7", Ranges::Whole),
-            ("bytes=0-5,5-6", Ranges::Whole),
-            ("bytes=0-,0-", Ranges::Whole),
             ("bytes=10-", Ranges::Unsatisfiable),
             ("bytes=99999999999999999999999-", Ranges::Unsatisfiable),
             ("bytes=-0", Ranges::Unsatisfiable),
@@ -200,6 +228,37 @@ mod tests {
             Ranges::Whole,
             "two fields are malformed"
         );
+    }
+
+    #[test]
+    fn several_ranges_of_a_thousand_bytes() {
+        // RFC 9110, sections 14.2 and 15.3.7.2: close together they are one, in the order asked for.
+        let parts = |spans: &[Span]| Ranges::Parts(spans.to_vec());
+        let table = [
+            ("bytes=0-9,500-509", parts(&[(0, 9), (500, 509)])),
+            ("bytes=500-509,0-9", parts(&[(500, 509), (0, 9)])),
+            ("bytes=500-509,0-9,-10", parts(&[(500, 509), (0, 9), (990, 999)])),
+            // Less between them than another part would cost.
+            ("bytes=0-9,89-90", parts(&[(0, 90)])),
+            ("bytes=0-9,90-91", parts(&[(0, 9), (90, 91)])),
+            ("bytes=500-509,0-9,510-519", parts(&[(500, 519), (0, 9)])),
+            ("bytes=0-9,500-509,5-20", parts(&[(0, 20), (500, 509)])),
+            ("bytes=0-99,0-9,0-19", parts(&[(0, 99)])),
+            ("bytes=0-9,500-509,2000-", parts(&[(0, 9), (500, 509)])),
+            // As much as everything.
+            ("bytes=0-399,500-999", Ranges::Whole),
+            ("bytes=0-9,500-509,700-709,900-909", Ranges::Whole),
+        ];
+        for (line, expected) in table {
+            let request = map(&[(RANGE, line)]);
+            let ranges = resolve(&request, &HeaderMap::new(), 1000, 3, 0);
+            assert_eq!(ranges, expected, "{line:?}");
+        }
+        let encoded = map(&[(CONTENT_ENCODING, "gzip")]);
+        let request = map(&[(RANGE, "bytes=0-9,500-509")]);
+        assert_eq!(resolve(&request, &encoded, 1000, 3, 0), Ranges::Whole);
+        let request = map(&[(RANGE, "bytes=0-9")]);
+        assert_eq!(resolve(&request, &encoded, 1000, 3, 0), parts(&[(0, 9)]));
     }
 
     #[test]

@@ -42,6 +42,10 @@ pub(crate) struct Rules {
     /// section 9.3.3).
     pub(crate) post: bool,
     pub(crate) partial: bool,
+    /// What is missing of a stored part is asked for by itself (section 3.4).
+    pub(crate) complete_parts: bool,
+    /// The entity tags of stored variants are sent where none of them matches (section 4.1).
+    pub(crate) validate_variants: bool,
     pub(crate) by_language: bool,
     pub(crate) no_vary_search: bool,
     /// Request fields that select a variant although no response names them in `Vary`.
@@ -66,6 +70,8 @@ impl Rules {
             status_ttl: Vec::new(),
             post: true,
             partial: true,
+            complete_parts: false,
+            validate_variants: false,
             by_language: true,
             no_vary_search: true,
             key_headers: Vec::new(),
@@ -80,6 +86,8 @@ impl Rules {
             set_cookie: SetCookie::Store,
             stale_on_failure: Duration::from_secs(86_400),
             validators_alone: true,
+            complete_parts: true,
+            validate_variants: true,
             ..self
         }
     }

@@ -179,6 +179,13 @@ fn quality(value: &[u8]) -> Option<u16> {
     (thousandths <= 1000).then_some(thousandths)
 }
 
+/// Whether a list with quality values has this member, and does not exclude it.
+pub(crate) fn names_positively(request: &HeaderMap, field: &HeaderName, member: &[u8]) -> bool {
+    let preferences = preferences(request, field);
+    let mut named = preferences.names.iter().filter(|(name, _)| name.eq_ignore_ascii_case(member));
+    named.next().is_some_and(|(_, quality)| (1..=1000).contains(quality))
+}
+
 fn is_preferred_language(language: &[u8], request: &HeaderMap) -> bool {
     let preferences = preferences(request, &ACCEPT_LANGUAGE);
     preferences.first().is_some_and(|first| language.eq_ignore_ascii_case(first))
