@@ -452,7 +452,8 @@ impl<A> Serve<A> {
     }
 
     /// Whether a reload first runs the new program with `GRACEFUL_CHECK=1`, and fails if that fails.
-    /// Such a run builds the application, binds nothing, prints one line of JSON and ends. Default: off.
+    /// Such a run builds the application, looks whether its certificates, its PID file and its admin
+    /// socket can be used, binds nothing, prints one line of JSON and ends. Default: off.
     pub fn check_before_reload(mut self, on: bool) -> Self {
         self.options.check_before_reload = on;
         self
@@ -608,6 +609,7 @@ impl<A: Apps> Serve<A> {
                 for tls in bindings.iter().filter_map(|binding| binding.tls.as_ref()) {
                     tls.load()?;
                 }
+                options.check_places()?;
                 let places: Vec<_> = bindings.into_iter().map(|binding| binding.place).collect();
                 #[cfg(feature = "fetch")]
                 let version = options.upgrade.as_ref().and_then(|upgrade| upgrade.own_version());

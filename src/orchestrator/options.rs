@@ -1,9 +1,11 @@
 use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
 
-use super::{Signal, health::Check, hooks::Hooks, state::Limits};
+use super::{Signal, health::Check, hooks::Hooks, pid_file, state::Limits};
 #[cfg(feature = "fetch")]
 use crate::fetch::Upgrade;
-use crate::server;
+#[cfg(feature = "admin")]
+use crate::listener::check_private;
+use crate::{Error, server};
 
 /// How the master and its workers behave; the methods of `Serve` document each.
 #[derive(Clone)]
@@ -88,6 +90,13 @@ impl Default for Options {
 }
 
 impl Options {
+    /// Makes sure that a master with these options could open what it is asked to, and opens nothing.
+    pub(crate) fn check_places(&self) -> Result<(), Error> {
+        #[cfg(feature = "admin")]
+        self.admin.as_deref().filter(|_| !self.single_process).map_or(Ok(()), check_private)?;
+        self.pid_file.as_deref().map_or(Ok(()), pid_file::check)
+    }
+
     pub(crate) fn limits(&self) -> Limits {
         Limits {
             ready_timeout: self.ready_timeout,

@@ -188,6 +188,9 @@ pub(crate) fn options<A>(mut server: Serve<A>) -> Serve<A> {
     if let Some(path) = std::env::var_os("TEST_ADMIN") {
         server = server.admin(path);
     }
+    if let Some(path) = std::env::var_os("TEST_PLACES") {
+        server = places(server, &std::fs::read_to_string(path).unwrap_or_default());
+    }
     if std::env::var_os("TEST_SINGLE").is_some() {
         server = server.single_process();
     }
@@ -215,6 +218,23 @@ pub(crate) fn options<A>(mut server: Serve<A>) -> Serve<A> {
 /// Whether a server hands its connections over unless told otherwise: `TEST_STAY` may be set for all tests.
 pub(crate) fn hands_over() -> bool {
     std::env::var_os("TEST_STAY").is_none()
+}
+
+/// What a build of the program wants to open beside its listeners, line by line. A `blind` one says nothing
+/// of that when it is asked.
+fn places<A>(mut server: Serve<A>, text: &str) -> Serve<A> {
+    if text.contains("blind") && std::env::var_os("GRACEFUL_CHECK").is_some() {
+        return server;
+    }
+    for (what, path) in text.lines().filter_map(|line| line.split_once(' ')) {
+        server = match what {
+            #[cfg(feature = "admin")]
+            "admin" => server.admin(path),
+            "pid" => server.pid_file(path),
+            other => panic!("{other}"),
+        };
+    }
+    server
 }
 
 /// A server to start, on a free port unless told otherwise.

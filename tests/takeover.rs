@@ -1,0 +1,132 @@
+//! The master becomes the next build of its program: what that one cannot open, and what is under way at
+//! that moment.
+#![cfg(all(target_os = "linux", feature = "admin"))]
+
+mod support;
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+use tempfile::TempDir;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::UnixStream;
+
+use support::http::{GET, answer, connect, send};
+use support::server::{Server, Setup, deploy};
+use support::until;
+
+const LONG: Duration = Duration::from_secs(30);
+
+#[test]
+#[ignore = "the server that the tests start"]
+fn server() {
+    support::server::serve();
+}
+
+/// A server whose program is deployed in a directory, among the files that tell each build what to do.
+struct Deployed {
+    server: Server,
+    directory: TempDir,
+}
+
+impl Deployed {
+    /// With these places to open.
+    async fn start(places: &str) -> Self {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = |name| directory.path().join(name);
+        let places = places.replace("HERE", &directory.path().display().to_string());
+        std::fs::write(path("places"), places).expect("write");
+        let setup = Setup::from_copy(&path("app"))
+            .env("TEST_PLACES", path("places").display())
+            .env("TEST_LOG", 1);
+        Self { server: setup.start().await, directory }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    /// Puts another build in place, with other places to open.
+    fn deploy(&self, places: &str) {
+        let places = places.replace("HERE", &self.directory.path().display().to_string());
+        std::fs::write(self.path("places"), places).expect("write");
+        deploy(&self.path("app"));
+    }
+
+    async fn reload(&self, generation: u64) {
+        self.server.process.signal(Signal::SIGHUP);
+        self.server.process.line(&format!("reloaded: {generation} ")).await;
+    }
+
+    async fn is_answered(&self) {
+        let mut client = connect(self.server.addr()).await;
+        send(&mut client, GET).await;
+        assert!(answer(&mut client).await.starts_with("HTTP/1.1 200"));
+    }
+
+    async fn stop(&self) {
+        self.server.process.signal(Signal::SIGTERM);
+        let status = self.server.process.exit(LONG).await;
+        assert!(status.success(), "{status}: {:?}", self.server.process.lines());
+        until("nothing is left", || self.server.process.tree().is_empty()).await;
+    }
+}
+
+async fn status(socket: &Path) -> String {
+    let mut stream = UnixStream::connect(socket).await.expect("connect");
+    stream.write_all(b"GET /status HTTP/1.1\r\nhost: x\r\n\r\n").await.expect("write");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.expect("read");
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    answer
+}
+
+#[tokio::test]
+async fn what_the_next_program_cannot_open_does_not_end_the_server() {
+    let deployed = Deployed::start("admin HERE/admin.sock\npid HERE/app.pid\n").await;
+    let bad = "blind\nadmin HERE/no/such.sock\npid HERE/no/such.pid\n";
+    for (generation, places) in [(2, bad), (3, "admin HERE/other.sock\n")] {
+        deployed.deploy(places);
+        deployed.reload(generation).await;
+        deployed.server.becomes(&deployed.path("app")).await;
+        deployed.is_answered().await;
+        if generation == 2 {
+            // Where it was before.
+            status(&deployed.path("admin.sock")).await;
+            let lines = &deployed.server.process;
+            lines.any_line("the admin socket stays where it was").await;
+            lines.any_line("cannot write the PID file").await;
+        }
+    }
+    until("the other socket", || deployed.path("other.sock").exists()).await;
+    let status = status(&deployed.path("other.sock")).await.replace(' ', "");
+    assert!(status.contains("\"generation\":3"), "{status}");
+    assert!(!deployed.path("admin.sock").exists(), "it has moved");
+    deployed.stop().await;
+    assert!(!deployed.path("other.sock").exists());
+}
+
+#[tokio::test]
+async fn a_program_that_could_not_open_its_places_says_so_when_it_is_asked() {
+    let deployed = Deployed::start("").await;
+    let before = deployed.path("before");
+    std::fs::hard_link(deployed.path("app"), &before).expect("link");
+    for (generation, places) in
+        [(2, "admin HERE/no/such.sock\n"), (3, "pid HERE/no/such.pid\n"), (4, "admin HERE\n")]
+    {
+        deployed.deploy(places);
+        deployed.reload(generation).await;
+        let asked = || {
+            let lines = deployed.server.process.lines();
+            lines.iter().filter(|line| line.contains("cannot be the master")).count() as u64
+        };
+        until("the master hears why", || asked() == generation - 1).await;
+        deployed.server.becomes(&before).await;
+        deployed.is_answered().await;
+    }
+    deployed.deploy("admin HERE/admin.sock\n");
+    deployed.reload(5).await;
+    deployed.server.becomes(&deployed.path("app")).await;
+    deployed.stop().await;
+}
