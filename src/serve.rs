@@ -445,7 +445,8 @@ impl<A> Serve<A> {
         self
     }
 
-    /// How long a hook may take; then it is dropped. Default: 5 s.
+    /// How long a hook may take; then it is dropped, as is one that panics, and what it stood before goes
+    /// on. Default: 5 s.
     pub fn hook_timeout(mut self, limit: Duration) -> Self {
         self.options.hooks.limit = limit;
         self
