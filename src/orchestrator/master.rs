@@ -22,14 +22,13 @@ use super::{
     single,
     sockets::Sockets,
     state::{Action, Event, Id, Phase, State, Timer},
-    status::Wish,
     takeover::Handoff,
     upgrade::Candidate,
 };
 use crate::{
     error::{Error, Kind},
     handle::{Command, Handle},
-    listener::{Address, Bound, Listeners, bind},
+    listener::{Address, Bound, Listeners},
     process::{child::Ended, exec::Program, image::Image, wire},
     server::CutRequest,
 };
@@ -154,9 +153,9 @@ pub(super) struct Master {
     pub(super) inputs: mpsc::UnboundedSender<Input>,
     started: Instant,
     pub(super) stopping: bool,
-    reload_since: Option<Instant>,
+    pub(super) reload_since: Option<Instant>,
     /// An old worker goes on in place of one that failed its trial.
-    rolled_back: bool,
+    pub(super) rolled_back: bool,
     /// What was cut during a stop.
     cut: Vec<CutRequest>,
     pub(super) result: Option<Result<(), Error>>,
@@ -217,7 +216,7 @@ pub(super) enum Examiner {
 }
 
 impl Master {
-    fn feed(&mut self, event: Event) {
+    pub(super) fn feed(&mut self, event: Event) {
         tracing::debug!(?event);
         self.report.event(&event);
         let random = std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), 0) as u32;
@@ -285,7 +284,7 @@ impl Master {
         }
     }
 
-    fn tell(&self, id: Id, message: ToWorker) {
+    pub(super) fn tell(&self, id: Id, message: ToWorker) {
         if let Some(worker) = self.workers.get(&id) {
             worker.link.send(message);
         }
@@ -420,125 +419,6 @@ impl Master {
             self.overdue = None;
             self.expired(Timer::Bake(id));
         }
-    }
-
-    fn reloaded(&mut self, outcome: Result<Id, String>) {
-        let hooks = self.options.hooks.clone();
-        if !hooks.after_reload.is_empty() {
-            let outcome = outcome.clone();
-            tokio::spawn(async move {
-                hooks.after_reload.run("after a reload", outcome, hooks.limit).await;
-            });
-        }
-        let took = self.reload_since.take().map(|since| since.elapsed());
-        match outcome {
-            Ok(generation) => {
-                tracing::info!(generation, ?took, "reloaded");
-                self.consider();
-            }
-            Err(why) => {
-                tracing::error!(why, "the reload failed, the old worker goes on");
-                self.rolled_back(why);
-            }
-        }
-    }
-
-    pub(super) fn signal(&mut self, signal: Signal, order: signal::Order) {
-        let hooks = self.options.hooks.clone();
-        if hooks.before_signal.is_empty() {
-            return self.order(signal, order);
-        }
-        let inputs = self.inputs.clone();
-        tokio::spawn(async move {
-            hooks.before_signal.run("before a signal", signal, hooks.limit).await;
-            // It fails when the master has left.
-            let _ = inputs.send(Input::Signal(signal, order));
-        });
-    }
-
-    /// A trial has failed: tells those who want to know.
-    fn rolled_back(&mut self, why: String) {
-        let hooks = self.options.hooks.clone();
-        if std::mem::take(&mut self.rolled_back) && !hooks.on_rollback.is_empty() {
-            tokio::spawn(async move {
-                hooks.on_rollback.run("on rollback", why, hooks.limit).await;
-            });
-        }
-    }
-
-    fn order(&mut self, signal: Signal, order: signal::Order) {
-        match order {
-            signal::Order::Reload => self.reload(),
-            signal::Order::Stop => self.stop(),
-            signal::Order::Hammer => self.feed(Event::Hammer),
-        }
-        let hooks = self.options.hooks.clone();
-        if !hooks.after_signal.is_empty() {
-            tokio::spawn(async move {
-                hooks.after_signal.run("after a signal", signal, hooks.limit).await;
-            });
-        }
-    }
-
-    fn command(&mut self, command: Command) {
-        match command {
-            Command::Reload => self.reload(),
-            Command::ReloadUntried => self.reload_untried(),
-            Command::ReloadAndTell(waiter) => {
-                self.report.wait(Wish::Reload, waiter);
-                self.reload();
-            }
-            Command::Rollback(waiter) => {
-                waiter.into_iter().for_each(|waiter| self.report.wait(Wish::Rollback, waiter));
-                self.rollback();
-            }
-            // A second signal means more than the first; a second call does not.
-            // The one who asks hears that nobody can answer it.
-            Command::Fetch { .. } | Command::Keep { .. } => {}
-            Command::Stop if self.stopping => {}
-            Command::Stop => self.stop(),
-            #[cfg(feature = "fetch")]
-            Command::CheckForUpgrade(waiter) => self.report.check_for_upgrade(waiter),
-            #[cfg(feature = "fetch")]
-            Command::Known { digest, answer } => {
-                // It fails when the look was cut short.
-                let _ = answer.send(self.known(&digest));
-            }
-            // To have come here is all that it takes: the loop begins anew.
-            #[cfg(feature = "fetch")]
-            Command::Look => {}
-        }
-    }
-
-    fn rollback(&mut self) {
-        self.begin(Event::Rollback);
-    }
-
-    pub(super) fn reload(&mut self) {
-        if self.state.is_crowded() {
-            tracing::warn!("the reload waits: too many old generations are draining");
-        }
-        self.begin(Event::Reload);
-    }
-
-    /// Feeds a reload, after the hooks that come before it.
-    fn begin(&mut self, event: Event) {
-        self.reload_since.get_or_insert_with(Instant::now);
-        let hooks = self.options.hooks.clone();
-        if hooks.before_reload.is_empty() {
-            return self.feed(event);
-        }
-        let inputs = self.inputs.clone();
-        tokio::spawn(async move {
-            hooks.before_reload.run("before a reload", (), hooks.limit).await;
-            // It fails when the master has left.
-            let _ = inputs.send(Input::Event(event));
-        });
-    }
-
-    fn stop(&mut self) {
-        self.stopping = true;
-        self.feed(Event::Stop);
     }
 
     fn next_timer(&self) -> Option<(Timer, Instant)> {
@@ -684,50 +564,5 @@ impl Master {
             }
             ToMaster::Unknown => tracing::debug!(generation = id, "an unknown message"),
         }
-    }
-
-    fn listen(&mut self, id: Id, text: &str, nth: u32) {
-        let address: Address = match text.parse() {
-            Ok(address) => address,
-            Err(error) => return self.refuse(id, format!("{error:?}")),
-        };
-        match self.sockets.find(id, &address, nth) {
-            Some(Ok(fd)) => self.give(id, vec![fd]),
-            Some(Err(error)) => self.refuse(id, format!("cannot copy the socket: {error}")),
-            None => {
-                // A name may take its time to be looked up, and the loop must not.
-                let inputs = self.inputs.clone();
-                tokio::task::spawn_blocking(move || {
-                    let bound = bind(&address);
-                    let _ = inputs.send(Input::Bound(id, address, nth, bound));
-                });
-            }
-        }
-    }
-
-    fn bound(&mut self, id: Id, address: &Address, nth: u32, bound: Result<Bound, Error>) {
-        if self.state.phase(id) != Some(Phase::Starting) {
-            return;
-        }
-        let kept = bound.and_then(|bound| self.sockets.keep(id, address, nth, bound));
-        match kept {
-            Ok(fd) => self.give(id, vec![fd]),
-            Err(error) => self.refuse(id, format!("{error:?}")),
-        }
-    }
-
-    fn give(&self, id: Id, mut fds: Vec<OwnedFd>) {
-        let Some(worker) = self.workers.get(&id) else { return };
-        while fds.len() > wire::MAX_FDS {
-            let rest = fds.split_off(wire::MAX_FDS);
-            worker.link.send_with(ToWorker::Listeners { more: true }, fds);
-            fds = rest;
-        }
-        worker.link.send_with(ToWorker::Listeners { more: false }, fds);
-    }
-
-    fn refuse(&self, id: Id, reason: String) {
-        tracing::error!(generation = id, reason, "refused a listener");
-        self.tell(id, ToWorker::Refused { reason });
     }
 }

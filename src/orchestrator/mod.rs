@@ -8,6 +8,7 @@
 //! onto the board of [`status`] that the admin socket shows.
 
 mod attend;
+mod grants;
 mod health;
 mod hooks;
 mod launch;
@@ -15,6 +16,7 @@ mod link;
 pub(crate) mod master;
 mod message;
 mod options;
+mod orders;
 mod pid_file;
 mod preflight;
 #[cfg(feature = "tls")]
