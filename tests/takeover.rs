@@ -39,6 +39,8 @@ impl Deployed {
         std::fs::write(path("places"), places).expect("write");
         let setup = Setup::from_copy(&path("app"))
             .env("TEST_PLACES", path("places").display())
+            .env("TEST_GATES", directory.path().display())
+            .env("TEST_LIMIT", LONG.as_millis())
             .env("TEST_LOG", 1);
         Self { server: setup.start().await, directory }
     }
@@ -57,6 +59,29 @@ impl Deployed {
     async fn reload(&self, generation: u64) {
         self.server.process.signal(Signal::SIGHUP);
         self.server.process.line(&format!("reloaded: {generation} ")).await;
+    }
+
+    /// The hook of this moment waits until the gate is opened.
+    fn close(&self, moment: &str) {
+        std::fs::write(self.path(moment), "").expect("write");
+    }
+
+    fn open(&self, moment: &str) {
+        std::fs::remove_file(self.path(moment)).expect("it is closed");
+    }
+
+    async fn says(&self, what: &str) {
+        self.server.process.any_line(what).await;
+    }
+
+    /// Reloads to another build, and waits until the master would become it, if nothing else ran.
+    async fn upgrade(&self) {
+        self.deploy("");
+        self.server.process.signal(Signal::SIGHUP);
+        self.server.process.line("active: 2").await;
+        until("the build is asked", || self.path("asked").exists()).await;
+        // The more time, the surer would a master that does not wait be found out.
+        tokio::time::sleep(Duration::from_millis(500)).await;
     }
 
     async fn is_answered(&self) {
@@ -129,4 +154,60 @@ async fn a_program_that_could_not_open_its_places_says_so_when_it_is_asked() {
     deployed.reload(5).await;
     deployed.server.becomes(&deployed.path("app")).await;
     deployed.stop().await;
+}
+
+#[tokio::test]
+async fn a_stop_whose_hook_runs_when_the_master_could_become_another_program_is_obeyed() {
+    let deployed = Deployed::start("").await;
+    deployed.close("before-SIGINT");
+    deployed.server.process.signal(Signal::SIGINT);
+    deployed.says("before-SIGINT begins").await;
+    deployed.upgrade().await;
+    deployed.open("before-SIGINT");
+    let status = deployed.server.process.exit(LONG).await;
+    assert!(status.success(), "{status}: {:?}", deployed.server.process.lines());
+    // Hooks after the fact come to their end, too.
+    deployed.says("after-SIGINT ends").await;
+}
+
+#[tokio::test]
+async fn a_reload_whose_hook_runs_when_the_master_could_become_another_program_is_done() {
+    for moment in ["before-SIGUSR1", "before-reload"] {
+        let deployed = Deployed::start("").await;
+        if moment == "before-reload" {
+            // The second one waits, and the first one does not.
+            deployed.deploy("");
+            deployed.close("after-SIGHUP");
+            deployed.reload(2).await;
+            deployed.close(moment);
+            deployed.server.process.signal(Signal::SIGUSR1);
+            deployed.says("before-SIGUSR1 ends").await;
+            deployed.open("after-SIGHUP");
+            until("the build is asked", || deployed.path("asked").exists()).await;
+            tokio::time::sleep(Duration::from_millis(500)).await;
+        } else {
+            deployed.close(moment);
+            deployed.server.process.signal(Signal::SIGUSR1);
+            deployed.says("before-SIGUSR1 begins").await;
+            deployed.upgrade().await;
+        }
+        deployed.open(moment);
+        deployed.server.process.line("reloaded: 3 ").await;
+        deployed.server.becomes(&deployed.path("app")).await;
+        deployed.is_answered().await;
+        deployed.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn hooks_after_the_fact_are_not_cut_when_the_master_becomes_another_program() {
+    for moment in ["after-reload", "after-SIGHUP"] {
+        let deployed = Deployed::start("").await;
+        deployed.close(moment);
+        deployed.upgrade().await;
+        deployed.open(moment);
+        deployed.says(&format!("{moment} ends")).await;
+        deployed.server.becomes(&deployed.path("app")).await;
+        deployed.stop().await;
+    }
 }

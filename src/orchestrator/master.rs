@@ -14,7 +14,9 @@ use tokio::{
 };
 
 use super::{
-    Options, Signal, attend, health,
+    Options, Signal, attend,
+    errands::Errands,
+    health,
     link::Link,
     message::{DrainOrder, ToMaster, ToWorker, VERSION},
     report::Report,
@@ -78,6 +80,7 @@ pub(crate) async fn run(
         unproven: HashMap::new(),
         failed: HashSet::new(),
         timers: HashMap::new(),
+        errands: Errands::default(),
         inputs: sender,
         started: Instant::now(),
         stopping: false,
@@ -96,12 +99,14 @@ pub(crate) async fn run(
             master.upgrade(&signals, &mut inputs, &commands).await;
         }
         if let Some(result) = master.result.take() {
-            master.report.finish().await;
+            let Master { report, errands, .. } = &mut master;
+            tokio::join!(report.finish(), errands.finish());
             return result;
         }
         let next = master.next_timer();
         tokio::select! {
             Some(input) = inputs.recv() => master.input(input),
+            ended = master.errands.next() => ended.into_iter().for_each(|input| master.input(input)),
             (signal, order) = signals.next() => master.signal(signal, order),
             Some(command) = commands.recv() => master.command(command),
             timer = expired(next) => {
@@ -150,6 +155,7 @@ pub(super) struct Master {
     /// Workers with a successor whose `on_retire` hooks may still run.
     pub(super) retiring: HashSet<Id>,
     pub(super) timers: HashMap<Timer, Instant>,
+    pub(super) errands: Errands,
     pub(super) inputs: mpsc::UnboundedSender<Input>,
     started: Instant,
     pub(super) stopping: bool,
@@ -197,7 +203,7 @@ pub(super) enum Input {
     /// A worker has answered well as long as it was asked.
     Healthy(Id),
     /// The digest of a binary that has failed.
-    Failed(String),
+    Failed(std::io::Result<String>),
     /// The digest of what the path names, for a reload that wants it to be untried.
     Untried(Option<String>),
     /// The hooks before a signal have run.
@@ -482,7 +488,7 @@ impl Master {
             Input::Bound(id, address, nth, bound) => self.bound(id, &address, nth, bound),
             Input::Healthy(id) => self.healthy(id, Examiner::Master),
             Input::Event(event) => self.feed(event),
-            Input::Failed(digest) => drop(self.failed.insert(digest)),
+            Input::Failed(digest) => self.failed(digest),
             Input::Untried(digest) => self.untried(digest),
             Input::Signal(signal, order) => self.order(signal, order),
             Input::Checked(id, result) => self.checked(id, result),

@@ -8,6 +8,7 @@
 //! onto the board of [`status`] that the admin socket shows.
 
 mod attend;
+mod errands;
 mod grants;
 mod health;
 mod hooks;

@@ -16,7 +16,7 @@ impl Master {
         let hooks = self.options.hooks.clone();
         if !hooks.after_reload.is_empty() {
             let outcome = outcome.clone();
-            tokio::spawn(async move {
+            self.errands.run(async move {
                 hooks.after_reload.run("after a reload", outcome, hooks.limit).await;
             });
         }
@@ -38,11 +38,9 @@ impl Master {
         if hooks.before_signal.is_empty() {
             return self.order(signal, order);
         }
-        let inputs = self.inputs.clone();
-        tokio::spawn(async move {
+        self.errands.ask(async move {
             hooks.before_signal.run("before a signal", signal, hooks.limit).await;
-            // It fails when the master has left.
-            let _ = inputs.send(Input::Signal(signal, order));
+            Input::Signal(signal, order)
         });
     }
 
@@ -50,7 +48,7 @@ impl Master {
     fn rolled_back(&mut self, why: String) {
         let hooks = self.options.hooks.clone();
         if std::mem::take(&mut self.rolled_back) && !hooks.on_rollback.is_empty() {
-            tokio::spawn(async move {
+            self.errands.run(async move {
                 hooks.on_rollback.run("on rollback", why, hooks.limit).await;
             });
         }
@@ -64,7 +62,7 @@ impl Master {
         }
         let hooks = self.options.hooks.clone();
         if !hooks.after_signal.is_empty() {
-            tokio::spawn(async move {
+            self.errands.run(async move {
                 hooks.after_signal.run("after a signal", signal, hooks.limit).await;
             });
         }
@@ -118,11 +116,9 @@ impl Master {
         if hooks.before_reload.is_empty() {
             return self.feed(event);
         }
-        let inputs = self.inputs.clone();
-        tokio::spawn(async move {
+        self.errands.ask(async move {
             hooks.before_reload.run("before a reload", (), hooks.limit).await;
-            // It fails when the master has left.
-            let _ = inputs.send(Input::Event(event));
+            Input::Event(event)
         });
     }
 

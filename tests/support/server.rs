@@ -151,6 +151,9 @@ pub(crate) fn options<A>(mut server: Serve<A>) -> Serve<A> {
     if let Some(time) = millis("TEST_READY") {
         server = server.ready_timeout(time);
     }
+    if let Some(time) = millis("TEST_LIMIT") {
+        server = server.hook_timeout(time);
+    }
     if let Some(time) = millis("TEST_WATCH") {
         server = server.watch_interval(time);
     }
@@ -190,6 +193,9 @@ pub(crate) fn options<A>(mut server: Serve<A>) -> Serve<A> {
     }
     if let Some(path) = std::env::var_os("TEST_PLACES") {
         server = places(server, &std::fs::read_to_string(path).unwrap_or_default());
+    }
+    if let Some(directory) = std::env::var_os("TEST_GATES") {
+        server = gates(server, directory.into());
     }
     if std::env::var_os("TEST_SINGLE").is_some() {
         server = server.single_process();
@@ -235,6 +241,32 @@ fn places<A>(mut server: Serve<A>, text: &str) -> Serve<A> {
         };
     }
     server
+}
+
+/// Hooks for each moment, which say when they begin and end. Where a file of the moment's name is in the
+/// directory, they wait until it is gone, or panic if that is what it says.
+fn gates<A>(server: Serve<A>, directory: std::path::PathBuf) -> Serve<A> {
+    if std::env::var_os("GRACEFUL_CHECK").is_some() {
+        std::fs::write(directory.join("asked"), "").expect("write");
+    }
+    let gate = move |moment: String| {
+        let file = directory.join(&moment);
+        async move {
+            println!("{moment} begins");
+            while let Ok(text) = std::fs::read_to_string(&file) {
+                assert_ne!(text, "panic", "as the test wants it");
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+            println!("{moment} ends");
+        }
+    };
+    let [before, after, reload, reloaded, retire] = std::array::from_fn(|_| gate.clone());
+    server
+        .before_signal(move |signal| before(format!("before-{signal}")))
+        .after_signal(move |signal| after(format!("after-{signal}")))
+        .before_reload(move || reload("before-reload".to_owned()))
+        .after_reload(move |_| reloaded("after-reload".to_owned()))
+        .on_retire(move || retire("retire".to_owned()))
 }
 
 /// A server to start, on a free port unless told otherwise.
