@@ -256,14 +256,8 @@ impl Master {
             }
             Action::Pause(id) => {
                 self.pausing = Some(id);
-                let trial = self.on_trial();
-                let alone = trial.map_or_else(Vec::new, |trial| self.sockets.alone(id, trial));
-                self.tell(id, ToWorker::Pause { alone });
-                if let Some(trial) = trial {
-                    self.examined.extend(
-                        self.options.health_check.iter().map(|_| (trial, Examiner::Master)),
-                    );
-                }
+                let alone = self.on_trial().map(|trial| self.sockets.alone(id, trial));
+                self.tell(id, ToWorker::Pause { alone: alone.unwrap_or_default() });
             }
             Action::Resume(id) => {
                 self.tell(id, ToWorker::Resume);
@@ -273,6 +267,9 @@ impl Master {
             Action::Cut(id) => self.tell(id, ToWorker::Cut),
             Action::Set(timer, after) => {
                 self.timers.insert(timer, Instant::now() + after);
+                if let Timer::Bake(id) = timer {
+                    self.begin_trial(id);
+                }
             }
             Action::Clear(timer) => {
                 self.timers.remove(&timer);
@@ -382,13 +379,25 @@ impl Master {
         self.state.workers().find(|(_, phase)| *phase == Phase::Trial).map(|(id, _)| id)
     }
 
-    /// Asks the worker on trial for its health, if the user wants that. It is the only one that accepts:
-    /// the other one has paused, or is gone.
-    fn probe(&mut self, paused: Id) {
-        if self.pausing != Some(paused) {
-            return;
+    fn begin_trial(&mut self, id: Id) {
+        let health_check = self.options.health_check.iter();
+        self.examined.extend(health_check.map(|_| (id, Examiner::Master)));
+        // Else it waits until the old worker has paused.
+        if self.pausing.is_none() {
+            self.probe();
         }
-        self.pausing = None;
+    }
+
+    /// A worker accepts no more, or is gone.
+    fn paused(&mut self, id: Id) {
+        if self.pausing == Some(id) {
+            self.pausing = None;
+            self.probe();
+        }
+    }
+
+    /// Asks the worker on trial for its health, if the user wants that. It is the only one that accepts.
+    fn probe(&mut self) {
         let (Some(path), Some(id)) = (self.options.health_check.clone(), self.on_trial()) else {
             return;
         };
@@ -483,7 +492,7 @@ impl Master {
                 }
                 tracing::info!(generation = id, why, "a worker has ended");
                 self.feed(Event::Exited(id, why));
-                self.probe(id);
+                self.paused(id);
             }
             Input::Bound(id, address, nth, bound) => self.bound(id, &address, nth, bound),
             Input::Healthy(id) => self.healthy(id, Examiner::Master),
@@ -533,7 +542,7 @@ impl Master {
                 }
                 self.feed(Event::Ready(id));
             }
-            ToMaster::Paused => self.probe(id),
+            ToMaster::Paused => self.paused(id),
             ToMaster::Healthy => self.healthy(id, Examiner::Itself),
             ToMaster::Unhealthy { reason } => self.feed(Event::Unfit(id, reason)),
             ToMaster::Retired => self.retired(id),

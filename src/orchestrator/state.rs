@@ -296,16 +296,19 @@ impl Step<'_> {
         }
         self.act(Action::Clear(Timer::Ready(id)));
         self.state.proven = true;
-        let trial = !self.state.limits.bake_time.is_zero();
-        match self.state.find(Phase::Serving) {
-            Some(old) if trial => {
-                self.state.set(id, Phase::Trial);
-                self.state.set(old, Phase::Parked);
-                self.act(Action::Pause(old));
-                self.act(Action::Set(Timer::Bake(id), self.state.limits.bake_time));
-            }
-            _ => self.settle(id),
+        let old = self.state.find(Phase::Serving);
+        // Who replaces a crashed worker runs what has proved itself before. A new binary has not, even
+        // where no old worker is left to go on: then it is the old binary that does.
+        let untried = old.is_some() || self.state.is_reload(id);
+        if !untried || self.state.limits.bake_time.is_zero() {
+            return self.settle(id);
         }
+        self.state.set(id, Phase::Trial);
+        if let Some(old) = old {
+            self.state.set(old, Phase::Parked);
+            self.act(Action::Pause(old));
+        }
+        self.act(Action::Set(Timer::Bake(id), self.state.limits.bake_time));
     }
 
     /// The worker has proved itself: all others may go.

@@ -224,7 +224,31 @@ fn a_reload_does_not_wait_for_the_respawn() {
     table.on(Event::Exited(1, "signal 11".into()), &[]);
     table.on(Event::Reload, &[Action::Spawn(2)]);
     table.on(Event::Timer(Timer::Respawn), &[]);
-    table.on(Event::Ready(2), &[Action::Settle(2), Action::Reloaded(Ok(2))]);
+    let actions = table.on(Event::Ready(2), &[]);
+    assert!(actions.contains(&Action::Set(Timer::Bake(2), limits().bake_time)));
+    table.on(Event::Timer(Timer::Bake(2)), &[Action::Settle(2), Action::Reloaded(Ok(2))]);
+}
+
+#[test]
+fn a_binary_that_fails_its_trial_when_no_old_worker_is_left_gives_way_to_the_good_one() {
+    let why = || "x".to_owned();
+    for event in [Event::Exited(2, why()), Event::Unhealthy(2, why()), Event::Unfit(2, why())] {
+        let mut table = Table::serving();
+        table.on(Event::Exited(1, "signal 11".into()), &[]);
+        table.on(Event::Reload, &[Action::Spawn(2)]);
+        table.on(Event::Ready(2), &[]);
+        let mut expected = vec![Action::Reloaded(Err(why()))];
+        if !matches!(event, Event::Exited(..)) {
+            expected.insert(0, Action::Kill(2));
+        }
+        let actions = table.on(event, &expected);
+        let respawns = |action: &Action| matches!(action, Action::Set(Timer::Respawn, _));
+        assert!(actions.iter().any(respawns), "{actions:?}");
+        table.on(Event::Timer(Timer::Bake(2)), &[]);
+        table.on(Event::Timer(Timer::Respawn), &[Action::Respawn(3)]);
+        // Which has proved itself.
+        table.on(Event::Ready(3), &[Action::Settle(3)]);
+    }
 }
 
 #[test]
@@ -232,7 +256,8 @@ fn a_worker_that_dies_during_a_reload_is_replaced_by_the_new_one() {
     let mut table = Table::serving();
     table.on(Event::Reload, &[Action::Spawn(2)]);
     table.on(Event::Exited(1, "signal 9".into()), &[]);
-    table.on(Event::Ready(2), &[Action::Settle(2), Action::Reloaded(Ok(2))]);
+    table.on(Event::Ready(2), &[]);
+    table.on(Event::Timer(Timer::Bake(2)), &[Action::Settle(2), Action::Reloaded(Ok(2))]);
 }
 
 #[test]

@@ -162,6 +162,9 @@ pub(crate) fn options<A>(mut server: Serve<A>) -> Serve<A> {
         let first = Duration::from_millis(10);
         server = server.max_restarts(restarts, Duration::from_secs(60)).backoff(first, first);
     }
+    if let Some(time) = millis("TEST_BACKOFF") {
+        server = server.backoff(time, time);
+    }
     if std::env::var_os("TEST_CHECK").is_some() {
         server = server.check_before_reload(true);
     }
