@@ -336,8 +336,9 @@ impl<A> Serve<A> {
         self
     }
 
-    /// How many crashes of workers within `window` are survived; one more ends the server with an
-    /// error. Default: 10 in 60 s.
+    /// How many crashes of workers within `window` of service are survived; one more ends the server with
+    /// an error. The time in which no worker serves, because the next one waits or starts, does not count.
+    /// Default: 10 in 60 s.
     pub fn max_restarts(mut self, restarts: usize, window: Duration) -> Self {
         self.options.max_restarts = restarts;
         self.options.restart_window = window;

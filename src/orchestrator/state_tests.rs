@@ -194,7 +194,44 @@ fn a_crash_loop_ends_the_master() {
     }
     let actions = table.0.step(Duration::ZERO, 0, Event::Exited(6, "signal 11".into()));
     let Some(Action::Leave(Err(why))) = actions.last() else { panic!("{actions:?}") };
-    assert_eq!(why, "workers died 6 times within 60s, the last one: signal 11");
+    assert_eq!(why, "workers died 6 times within 60s of service, the last one: signal 11");
+}
+
+/// A worker that dies so long after it was ready, with the default options: when the master gives up.
+fn crash_loop(start: Duration, life: Duration) -> Option<Duration> {
+    let mut state = State::new(crate::orchestrator::Options::default().limits());
+    let mut now = Duration::ZERO;
+    state.step(now, u32::MAX, Event::Start);
+    for id in 1..=100 {
+        now += start;
+        state.step(now, u32::MAX, Event::Ready(id));
+        now += life;
+        let actions = state.step(now, u32::MAX, Event::Exited(id, "x".into()));
+        let mut delay = None;
+        for action in actions {
+            match action {
+                Action::Set(Timer::Respawn, after) => delay = Some(after),
+                Action::Leave(Err(_)) => return Some(now),
+                _ => {}
+            }
+        }
+        now += delay.expect("it is replaced");
+        state.step(now, u32::MAX, Event::Timer(Timer::Respawn));
+    }
+    None
+}
+
+#[test]
+fn a_crash_loop_is_seen_however_long_the_delays_and_the_starts() {
+    let millis = Duration::from_millis;
+    for (start, life) in [(0, 0), (50, 100), (50, 2_000), (10_000, 100), (30_000, 5_000)] {
+        let end = crash_loop(millis(start), millis(life));
+        // The delays, of which each doubles up to 30 s, and eleven lives.
+        let limit = Duration::from_secs(82) + 11 * millis(start + life);
+        assert!(end.is_some_and(|end| end < limit), "{start} {life}: {end:?} {limit:?}");
+    }
+    // One crash a minute is none.
+    assert_eq!(crash_loop(millis(50), Duration::from_secs(61)), None);
 }
 
 #[test]
