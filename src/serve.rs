@@ -347,7 +347,7 @@ impl<A> Serve<A> {
 
     /// How many old generations may drain at once; a further reload waits until the oldest has left,
     /// which it does within [`stop_timeout`](Self::stop_timeout), or at once at the
-    /// [`hammer_signal`](Self::hammer_signal). Default: 4.
+    /// [`hammer_signal`](Self::hammer_signal). At least 1. Default: 4.
     pub fn max_draining(mut self, generations: usize) -> Self {
         self.options.max_draining = generations;
         self
@@ -548,7 +548,7 @@ impl<A: Apps> Serve<A> {
     /// # Errors
     ///
     /// As awaiting it.
-    pub fn run(self) -> Result<(), Error> {
+    pub fn run(mut self) -> Result<(), Error> {
         let role = self.role()?;
         let mut builder = match role {
             Role::Master => tokio::runtime::Builder::new_current_thread(),
@@ -567,12 +567,8 @@ impl<A: Apps> Serve<A> {
     }
 
     /// Finds out what this process is.
-    fn role(&self) -> Result<Role, Error> {
-        orchestrator::check(&self.options)?;
-        orchestrator::check_health(&self.options)?;
-        if self.options.watch_interval.is_zero() {
-            return Err(Error::config("cannot watch workers at an interval of 0"));
-        }
+    fn role(&mut self) -> Result<Role, Error> {
+        self.options.check()?;
         #[cfg(feature = "fetch")]
         self.options.upgrade.as_ref().map_or(Ok(()), |upgrade| upgrade.check())?;
         self.apps.check(&self.addresses)?;
@@ -636,7 +632,7 @@ impl<A: Apps> IntoFuture for Serve<A> {
     type Output = Result<(), Error>;
     type IntoFuture = Pin<Box<dyn Future<Output = Result<(), Error>> + Send>>;
 
-    fn into_future(self) -> Self::IntoFuture {
+    fn into_future(mut self) -> Self::IntoFuture {
         Box::pin(async move {
             let role = self.role()?;
             self.act(role).await

@@ -42,11 +42,10 @@ pub(crate) use self::status::Board;
 #[cfg(all(feature = "admin", feature = "fetch"))]
 pub(crate) use self::upgrade_status::UpgradeStatus;
 pub(crate) use self::{
-    health::{check as health_check, check_options as check_health},
+    health::check as health_check,
     options::Options,
     preflight::{Answer, is_asked},
     provider::{Binding, Place, default_addresses},
-    signal::check,
 };
 #[cfg(feature = "fetch")]
 pub(crate) use self::{
