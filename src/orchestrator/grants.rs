@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     error::Error,
-    listener::{Address, Bound, bind},
+    listener::{Address, Bound, Socket, bind},
     process::wire,
 };
 
@@ -23,13 +23,33 @@ impl Master {
             Some(Ok(fd)) => self.give(id, vec![fd]),
             Some(Err(error)) => self.refuse(id, format!("cannot copy the socket: {error}")),
             None => {
+                let candidates = match self.sockets.candidates() {
+                    Ok(candidates) => candidates,
+                    Err(error) => return self.refuse(id, format!("cannot copy sockets: {error}")),
+                };
                 // A name may take its time to be looked up, and the loop must not.
                 let inputs = self.inputs.clone();
                 tokio::task::spawn_blocking(move || {
-                    let bound = bind(&address);
-                    let _ = inputs.send(Input::Bound(id, address, nth, bound));
+                    let mut candidates = candidates.into_iter().enumerate();
+                    let input = match candidates.find(|(_, socket)| socket.is_bound_to(&address)) {
+                        Some((index, socket)) => Input::Inherited(id, index, socket),
+                        None => {
+                            let bound = bind(&address);
+                            Input::Bound(id, address, nth, bound)
+                        }
+                    };
+                    // It fails when the master has left.
+                    let _ = inputs.send(input);
                 });
             }
+        }
+    }
+
+    /// One of the sockets of the supervisor is what a worker has asked for.
+    pub(super) fn found(&mut self, id: Id, index: usize, socket: Socket) {
+        if self.state.phase(id) == Some(Phase::Starting) {
+            self.sockets.given(id, index);
+            self.give(id, vec![socket.into_fd()]);
         }
     }
 

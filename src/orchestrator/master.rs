@@ -30,7 +30,7 @@ use super::{
 use crate::{
     error::{Error, Kind},
     handle::{Command, Handle},
-    listener::{Address, Bound, Listeners},
+    listener::{Address, Bound, Listeners, Socket},
     process::{child::Ended, exec::Program, image::Image, wire},
     server::CutRequest,
 };
@@ -199,6 +199,8 @@ pub(super) enum Input {
     WireEnded(Id, Option<String>),
     Exited(Id, std::io::Result<Ended>),
     Bound(Id, Address, u32, Result<Bound, Error>),
+    /// A socket of the supervisor, by its place there, is bound to what the worker has asked for.
+    Inherited(Id, usize, Socket),
     Event(Event),
     /// A worker has answered well as long as it was asked.
     Healthy(Id),
@@ -495,6 +497,7 @@ impl Master {
                 self.paused(id);
             }
             Input::Bound(id, address, nth, bound) => self.bound(id, &address, nth, bound),
+            Input::Inherited(id, index, socket) => self.found(id, index, socket),
             Input::Healthy(id) => self.healthy(id, Examiner::Master),
             Input::Event(event) => self.feed(event),
             Input::Failed(digest) => self.failed(digest),
@@ -516,7 +519,7 @@ impl Master {
                 }
             }
             ToMaster::Listen { address, nth } => self.listen(id, &address, nth),
-            ToMaster::Inherited => match self.sockets.inherited() {
+            ToMaster::Inherited => match self.sockets.inherited(id) {
                 Ok(fds) => self.give(id, fds),
                 Err(error) => self.refuse(id, format!("cannot copy inherited sockets: {error}")),
             },
