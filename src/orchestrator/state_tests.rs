@@ -381,7 +381,8 @@ struct World {
     dead: Vec<Id>,
     left: Option<Result<(), String>>,
     stopping: bool,
-    reloads: i64,
+    /// Begun and without an outcome.
+    reloads: usize,
 }
 
 impl World {
@@ -410,6 +411,10 @@ impl World {
 
     fn feed(&mut self, event: Event) {
         assert!(self.left.is_none(), "events after the end");
+        let asks = matches!(event, Event::Reload | Event::Rollback);
+        // It is told at once that nothing comes of it.
+        let refused = asks && self.state.stopping;
+        self.reloads += usize::from(refused);
         self.stopping |= event == Event::Stop;
         let before = self.accepting();
         // What cannot be relied on is ended at once; and so is one that is not fit when no other is left,
@@ -428,6 +433,11 @@ impl World {
         }
         let starting = self.workers.values().filter(|mode| **mode == Mode::Starting).count();
         assert!(starting <= 1, "two workers are starting");
+        assert!(self.reloads <= 1, "two reloads at once");
+        assert!(!self.state.stopping || self.reloads == 0, "without an outcome at a stop");
+        if asks && !refused {
+            assert!(self.reloads == 1 || self.state.remembered.is_some(), "{event:?} is forgotten");
+        }
         if !self.stopping && before > 0 && !ends {
             assert!(self.accepting() > 0, "nobody accepts after {event:?}");
         }
@@ -440,6 +450,9 @@ impl World {
         match action {
             Action::Spawn(id) | Action::Respawn(id) | Action::Rollback(id) => {
                 assert!(!self.stopping, "a worker is started during a stop");
+                // All but the first worker, and who replaces a crashed one.
+                let reload = !matches!(action, Action::Respawn(_)) && *event != Event::Start;
+                self.reloads += usize::from(reload);
                 assert!(self.workers.insert(id, Mode::Starting).is_none());
             }
             Action::Kill(id) => {
@@ -473,7 +486,10 @@ impl World {
                 self.timers.remove(&timer);
             }
             Action::Settle(id) => assert!(self.state.phase(id) == Some(Phase::Serving)),
-            Action::Reloaded(_) => self.reloads -= 1,
+            Action::Reloaded(_) => {
+                let left = self.reloads.checked_sub(1);
+                self.reloads = left.expect("an outcome of something that was begun");
+            }
             Action::Leave(result) => assert!(self.left.replace(result).is_none()),
         }
     }
@@ -603,6 +619,8 @@ proptest! {
                 prop_assert_eq!(world.accepting(), 1);
                 prop_assert_eq!(world.workers.len(), 1, "no other worker is left");
                 prop_assert!(world.dead.is_empty());
+                prop_assert_eq!(world.reloads, 0, "each reload has had its outcome");
+                prop_assert!(world.state.remembered.is_none(), "and each was begun");
             }
         }
     }
