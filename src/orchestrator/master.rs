@@ -576,6 +576,7 @@ impl Master {
                 for request in &cut {
                     tracing::warn!(generation = id, %request, "cut at the deadline");
                 }
+                self.report.cut(id, &cut);
                 if self.stopping {
                     self.cut.extend(cut);
                 }

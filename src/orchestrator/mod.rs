@@ -57,4 +57,7 @@ pub(crate) use self::{
 };
 pub use self::{options::Started, signal::Signal};
 #[cfg(feature = "admin")]
-pub(crate) use self::{status::Status, takeover::AdminSocket};
+pub(crate) use self::{
+    status::{Cut, OldRequest, Status},
+    takeover::AdminSocket,
+};

@@ -39,7 +39,7 @@ use crate::{
         image::Image,
         reap::{self, Own, Reaper},
     },
-    server::Survey,
+    server::{CutRequest, Survey},
 };
 
 /// How often to look again for ended children that may be somebody's.
@@ -210,6 +210,11 @@ impl Report {
     pub(crate) fn counted(&mut self, id: Id, in_flight: usize, survey: Survey) {
         self.board.counted(id, in_flight, survey);
         self.tell();
+    }
+
+    /// A worker has come to its end without these.
+    pub(crate) fn cut(&self, id: Id, cut: &[CutRequest]) {
+        self.board.cut(id, cut);
     }
 
     /// Somebody wants to know the outcome of what is about to be asked for.
