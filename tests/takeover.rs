@@ -1,5 +1,5 @@
-//! The master becomes the next build of its program: what that one cannot open, and what is under way at
-//! that moment.
+//! The next build of a program wants other places than the one before, or some that cannot be opened; and
+//! the master becomes that build, whatever is under way at that moment.
 #![cfg(all(target_os = "linux", feature = "admin"))]
 
 mod support;
@@ -13,7 +13,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 
 use support::http::{GET, answer, connect, send};
-use support::server::{Server, Setup, deploy};
+use support::server::{Server, Setup, deploy_with};
 use support::until;
 
 const LONG: Duration = Duration::from_secs(30);
@@ -24,7 +24,7 @@ fn server() {
     support::server::serve();
 }
 
-/// A server whose program is deployed in a directory, among the files that tell each build what to do.
+/// A server whose program is deployed in a directory.
 struct Deployed {
     server: Server,
     directory: TempDir,
@@ -34,11 +34,9 @@ impl Deployed {
     /// With these places to open.
     async fn start(places: &str) -> Self {
         let directory = tempfile::tempdir().expect("a directory");
-        let path = |name| directory.path().join(name);
         let places = places.replace("HERE", &directory.path().display().to_string());
-        std::fs::write(path("places"), places).expect("write");
-        let setup = Setup::from_copy(&path("app"))
-            .env("TEST_PLACES", path("places").display())
+        let setup = Setup::from_copy_with(&directory.path().join("app"), &places)
+            .env("TEST_PLACES", 1)
             .env("TEST_GATES", directory.path().display())
             .env("TEST_LIMIT", LONG.as_millis())
             .env("TEST_LOG", 1);
@@ -52,8 +50,7 @@ impl Deployed {
     /// Puts another build in place, with other places to open.
     fn deploy(&self, places: &str) {
         let places = places.replace("HERE", &self.directory.path().display().to_string());
-        std::fs::write(self.path("places"), places).expect("write");
-        deploy(&self.path("app"));
+        deploy_with(&self.path("app"), &places);
     }
 
     async fn reload(&self, generation: u64) {
@@ -210,4 +207,41 @@ async fn hooks_after_the_fact_are_not_cut_when_the_master_becomes_another_progra
         deployed.server.becomes(&deployed.path("app")).await;
         deployed.stop().await;
     }
+}
+
+/// Which of these sockets accept.
+fn accepting<'a>(deployed: &Deployed, names: &[&'a str]) -> Vec<&'a str> {
+    let accepts = |name: &&&str| {
+        let path = deployed.path(name);
+        std::os::unix::net::UnixStream::connect(path).is_ok()
+    };
+    names.iter().filter(accepts).copied().collect()
+}
+
+#[tokio::test]
+async fn a_build_gets_the_addresses_that_it_wants_and_a_rollback_those_before() {
+    let all = ["a", "b", "c"];
+    let deployed = Deployed::start("bind unix:HERE/a\n").await;
+    assert_eq!(accepting(&deployed, &all), ["a"]);
+    for (generation, places, expected) in [
+        (2, "bind unix:HERE/a\nbind unix:HERE/b\n", ["a", "b"].as_slice()),
+        (3, "bind unix:HERE/c\n", &["c"]),
+    ] {
+        deployed.deploy(places);
+        deployed.reload(generation).await;
+        deployed.server.becomes(&deployed.path("app")).await;
+        assert_eq!(accepting(&deployed, &all), expected);
+        deployed.is_answered().await;
+    }
+    assert!(!deployed.path("a").exists() && !deployed.path("b").exists(), "their files go, too");
+    for (generation, expected) in [(4, ["a", "b"].as_slice()), (5, &["c"])] {
+        let mut client = connect(deployed.server.addr()).await;
+        send(&mut client, "POST /rollback HTTP/1.1\r\nhost: x\r\ncontent-length: 0\r\n\r\n").await;
+        assert!(answer(&mut client).await.ends_with("true"));
+        deployed.server.process.line(&format!("reloaded: {generation} ")).await;
+        assert_eq!(accepting(&deployed, &all), expected);
+    }
+    deployed.stop().await;
+    assert_eq!(accepting(&deployed, &all), [""; 0]);
+    assert!(all.iter().all(|name| !deployed.path(name).exists()));
 }

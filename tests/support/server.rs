@@ -26,6 +26,11 @@ pub(crate) fn serve() {
                 axum::routing::post(async |handle: Handle| handle.rollback().is_ok().to_string()),
             )
             .route(
+                "/reload",
+                axum::routing::post(async |handle: Handle| handle.reload().is_ok().to_string()),
+            )
+            .route("/stop", axum::routing::post(async |handle: Handle| handle.stop()))
+            .route(
                 "/untried",
                 axum::routing::post(async |handle: Handle| {
                     handle.reload_untried().is_ok().to_string()
@@ -151,6 +156,15 @@ pub(crate) fn options<A>(mut server: Serve<A>) -> Serve<A> {
     if let Some(time) = millis("TEST_READY") {
         server = server.ready_timeout(time);
     }
+    if let Ok(generations) = std::env::var("TEST_DRAINING") {
+        server = server.max_draining(generations.parse().expect("a number"));
+    }
+    if std::env::var_os("TEST_SIGNALS").is_some() {
+        server = server
+            .reload_signals([graceful::Signal::WINCH])
+            .stop_signals([graceful::Signal::QUIT])
+            .hammer_signal(None);
+    }
     if let Some(time) = millis("TEST_LIMIT") {
         server = server.hook_timeout(time);
     }
@@ -194,8 +208,8 @@ pub(crate) fn options<A>(mut server: Serve<A>) -> Serve<A> {
     if let Some(path) = std::env::var_os("TEST_ADMIN") {
         server = server.admin(path);
     }
-    if let Some(path) = std::env::var_os("TEST_PLACES") {
-        server = places(server, &std::fs::read_to_string(path).unwrap_or_default());
+    if std::env::var_os("TEST_PLACES").is_some() {
+        server = places(server, &own_text());
     }
     if let Some(directory) = std::env::var_os("TEST_GATES") {
         server = gates(server, directory.into());
@@ -229,6 +243,17 @@ pub(crate) fn hands_over() -> bool {
     std::env::var_os("TEST_STAY").is_none()
 }
 
+/// What [`deploy_with`] has written at the end of this program.
+fn own_text() -> String {
+    use std::io::{Read, Seek, SeekFrom};
+    let mut program = std::fs::File::open("/proc/self/exe").expect("this program");
+    program.seek(SeekFrom::End(-4096)).expect("it is longer");
+    let mut end = Vec::new();
+    program.read_to_end(&mut end).expect("read");
+    let end = String::from_utf8_lossy(&end);
+    end.rsplit_once(TEXT).map_or_else(String::new, |(_, text)| text.to_owned())
+}
+
 /// What a build of the program wants to open beside its listeners, line by line. A `blind` one says nothing
 /// of that when it is asked.
 fn places<A>(mut server: Serve<A>, text: &str) -> Serve<A> {
@@ -240,6 +265,7 @@ fn places<A>(mut server: Serve<A>, text: &str) -> Serve<A> {
             #[cfg(feature = "admin")]
             "admin" => server.admin(path),
             "pid" => server.pid_file(path),
+            "bind" => server.bind(path),
             other => panic!("{other}"),
         };
     }
@@ -336,7 +362,12 @@ impl Setup {
 
     /// The same, from a copy of the test program, which a deploy may replace.
     pub(crate) fn from_copy(path: &Path) -> Self {
-        deploy(path);
+        Self::from_copy_with(path, "")
+    }
+
+    /// The same from a build that wants to open these places.
+    pub(crate) fn from_copy_with(path: &Path, places: &str) -> Self {
+        deploy_with(path, places);
         Self::of(Program::new(path).args(Program::server_args("server")))
     }
 
@@ -366,8 +397,16 @@ impl Setup {
     }
 }
 
+/// Stands before what a build says of itself.
+const TEXT: &str = "@@ this build wants\n";
+
 /// Puts a new build in place: another file with another content, moved there in one step.
 pub(crate) fn deploy(path: &Path) {
+    deploy_with(path, "");
+}
+
+/// The same for a build that wants to open these places, where `TEST_PLACES` is set.
+pub(crate) fn deploy_with(path: &Path, places: &str) {
     static BUILD: AtomicU64 = AtomicU64::new(0);
     let build = BUILD.fetch_add(1, Ordering::Relaxed);
     let own = std::env::current_exe().expect("the path of this test program");
@@ -375,10 +414,11 @@ pub(crate) fn deploy(path: &Path) {
     // By another process: what this one writes to while another of its threads starts a program is
     // open in that program, too, for a moment, and cannot be executed (ETXTBSY).
     // What follows the sections of an ELF file is nobody's business.
-    let copy = "cp \"$1\" \"$2\" && printf 'build %s' \"$3\" >> \"$2\"";
+    let copy = "cp \"$1\" \"$2\" && printf 'build %s %s' \"$3\" \"$4\" >> \"$2\"";
+    let text = format!("{TEXT}{places}");
     let status = std::process::Command::new("sh")
         .args(["-c", copy, "sh"])
-        .args([own.as_os_str(), new.as_os_str(), build.to_string().as_ref()])
+        .args([own.as_os_str(), new.as_os_str(), build.to_string().as_ref(), text.as_ref()])
         .status()
         .expect("run a shell");
     assert!(status.success(), "cannot copy the program: {status}");
