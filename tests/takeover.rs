@@ -245,3 +245,26 @@ async fn a_build_gets_the_addresses_that_it_wants_and_a_rollback_those_before() 
     assert_eq!(accepting(&deployed, &all), [""; 0]);
     assert!(all.iter().all(|name| !deployed.path(name).exists()));
 }
+
+#[tokio::test]
+async fn what_only_a_failed_build_has_asked_for_is_closed_again() {
+    let deployed = Deployed::start("bind unix:HERE/a\n").await;
+    // Also when another program has become the master since.
+    for round in 0..2 {
+        deployed.deploy("bind unix:HERE/a\nbind unix:HERE/b\nbind unix:HERE/no/such\n");
+        deployed.server.process.signal(Signal::SIGHUP);
+        deployed.server.process.line("reload failed: ").await;
+        until("its socket is closed", || !deployed.path("b").exists()).await;
+        assert_eq!(accepting(&deployed, &["a", "b"]), ["a"], "round {round}");
+        deployed.deploy("bind unix:HERE/a\n");
+        deployed.server.process.signal(Signal::SIGHUP);
+        deployed.server.process.line("reloaded: ").await;
+        deployed.server.becomes(&deployed.path("app")).await;
+        // What a worker that had served has asked for waits for the next one.
+        let worker = deployed.server.one_worker().await;
+        support::process::signal(worker, Signal::SIGKILL);
+        deployed.server.process.line("ready: ").await;
+        assert_eq!(accepting(&deployed, &["a"]), ["a"]);
+    }
+    deployed.stop().await;
+}

@@ -483,6 +483,7 @@ impl Master {
                 let worker = self.workers.remove(&id);
                 self.report.reaped(worker.as_ref().map(|worker| worker.pid));
                 self.retired(id);
+                self.sockets.gone(id);
                 self.examined.retain(|(examined, _)| *examined != id);
                 self.remember_failure(id);
                 let mut why = match &status {

@@ -125,6 +125,8 @@ impl Sockets {
                 .map_err(|error| Error::io("cannot take over a listener", error))
         };
         let mut sockets = Self::empty(systemd);
+        let serving = handoff.workers.iter().filter(|worker| worker.drain.is_none());
+        sockets.settled = serving.map(|worker| worker.id).max().unwrap_or_default();
         for InheritedSocket { name, fd } in &handoff.inherited {
             sockets.inherited.push(Inherited { name: name.clone(), socket: socket(*fd)? });
         }
@@ -259,17 +261,10 @@ impl Sockets {
 
     /// Closes what this worker, which is past its trial, did not ask for.
     pub(crate) fn settle(&mut self, worker: Id) {
-        self.bound.retain(|entry| {
-            let wanted = entry.wanted.contains(&worker);
-            if !wanted {
-                tracing::info!(address = entry.key.0, "closed a listener that is no longer wanted");
-                entry.stored.iter().for_each(|name| self.systemd.remove(name));
-            }
-            wanted
-        });
-        for entry in &mut self.bound {
+        self.keep_only(|entry| {
             entry.wanted.retain(|id| *id == worker);
-        }
+            !entry.wanted.is_empty()
+        });
         // Not closed: the supervisor has a copy, so that clients would not be refused, and a later
         // generation may ask for it.
         for (index, entry) in self.inherited.iter().enumerate() {
@@ -281,6 +276,27 @@ impl Sockets {
         // The application may ask for it at any time after its start: one generation of patience.
         let before = std::mem::replace(&mut self.settled, worker);
         self.kept.retain(|kept| kept.asked >= before);
+    }
+
+    /// A worker has ended. Nobody comes to accept what it alone had asked for, unless it had served: then the
+    /// next one asks for the same.
+    pub(crate) fn gone(&mut self, worker: Id) {
+        if worker != self.settled {
+            self.keep_only(|entry| !entry.wanted.remove(&worker) || !entry.wanted.is_empty());
+        }
+    }
+
+    /// Closes the other sockets.
+    fn keep_only(&mut self, mut is_wanted: impl FnMut(&mut Entry) -> bool) {
+        let systemd = &self.systemd;
+        self.bound.retain_mut(|entry| {
+            let wanted = is_wanted(entry);
+            if !wanted {
+                tracing::info!(address = entry.key.0, "closed a listener that is no longer wanted");
+                entry.stored.iter().for_each(|name| systemd.remove(name));
+            }
+            wanted
+        });
     }
 
     /// Lets go of all sockets, so that the last worker closes them when it stops accepting. The files
