@@ -336,8 +336,9 @@ impl<A> Serve<A> {
         self
     }
 
-    /// How many crashes of workers within `window` are survived; one more ends the server with an
-    /// error. Default: 10 in 60 s.
+    /// How many crashes of workers within `window` of service are survived; one more ends the server with
+    /// an error. The time in which no worker serves, because the next one waits or starts, does not count.
+    /// Default: 10 in 60 s.
     pub fn max_restarts(mut self, restarts: usize, window: Duration) -> Self {
         self.options.max_restarts = restarts;
         self.options.restart_window = window;
@@ -346,7 +347,7 @@ impl<A> Serve<A> {
 
     /// How many old generations may drain at once; a further reload waits until the oldest has left,
     /// which it does within [`stop_timeout`](Self::stop_timeout), or at once at the
-    /// [`hammer_signal`](Self::hammer_signal). Default: 4.
+    /// [`hammer_signal`](Self::hammer_signal). At least 1. Default: 4.
     pub fn max_draining(mut self, generations: usize) -> Self {
         self.options.max_draining = generations;
         self
@@ -445,14 +446,16 @@ impl<A> Serve<A> {
         self
     }
 
-    /// How long a hook may take; then it is dropped. Default: 5 s.
+    /// How long a hook may take; then it is dropped, as is one that panics, and what it stood before goes
+    /// on. Default: 5 s.
     pub fn hook_timeout(mut self, limit: Duration) -> Self {
         self.options.hooks.limit = limit;
         self
     }
 
     /// Whether a reload first runs the new program with `GRACEFUL_CHECK=1`, and fails if that fails.
-    /// Such a run builds the application, binds nothing, prints one line of JSON and ends. Default: off.
+    /// Such a run builds the application, looks whether its certificates, its PID file and its admin
+    /// socket can be used, binds nothing, prints one line of JSON and ends. Default: off.
     pub fn check_before_reload(mut self, on: bool) -> Self {
         self.options.check_before_reload = on;
         self
@@ -545,7 +548,7 @@ impl<A: Apps> Serve<A> {
     /// # Errors
     ///
     /// As awaiting it.
-    pub fn run(self) -> Result<(), Error> {
+    pub fn run(mut self) -> Result<(), Error> {
         let role = self.role()?;
         let mut builder = match role {
             Role::Master => tokio::runtime::Builder::new_current_thread(),
@@ -564,12 +567,8 @@ impl<A: Apps> Serve<A> {
     }
 
     /// Finds out what this process is.
-    fn role(&self) -> Result<Role, Error> {
-        orchestrator::check(&self.options)?;
-        orchestrator::check_health(&self.options)?;
-        if self.options.watch_interval.is_zero() {
-            return Err(Error::config("cannot watch workers at an interval of 0"));
-        }
+    fn role(&mut self) -> Result<Role, Error> {
+        self.options.check()?;
         #[cfg(feature = "fetch")]
         self.options.upgrade.as_ref().map_or(Ok(()), |upgrade| upgrade.check())?;
         self.apps.check(&self.addresses)?;
@@ -608,6 +607,7 @@ impl<A: Apps> Serve<A> {
                 for tls in bindings.iter().filter_map(|binding| binding.tls.as_ref()) {
                     tls.load()?;
                 }
+                options.check_places()?;
                 let places: Vec<_> = bindings.into_iter().map(|binding| binding.place).collect();
                 #[cfg(feature = "fetch")]
                 let version = options.upgrade.as_ref().and_then(|upgrade| upgrade.own_version());
@@ -632,7 +632,7 @@ impl<A: Apps> IntoFuture for Serve<A> {
     type Output = Result<(), Error>;
     type IntoFuture = Pin<Box<dyn Future<Output = Result<(), Error>> + Send>>;
 
-    fn into_future(self) -> Self::IntoFuture {
+    fn into_future(mut self) -> Self::IntoFuture {
         Box::pin(async move {
             let role = self.role()?;
             self.act(role).await

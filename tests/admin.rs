@@ -349,3 +349,21 @@ async fn a_socket_that_cannot_be_bound_is_an_error() {
     assert_eq!(server.exit(LONG).await.code(), Some(1));
     server.line("cannot bind /no/such/directory/admin.sock").await;
 }
+
+#[tokio::test]
+async fn the_status_keeps_what_was_cut_when_its_worker_is_gone() {
+    let server = Controlled::with(|setup| setup.stop_timeout(Duration::from_millis(100))).await;
+    let mut slow = TcpStream::connect(server.server.addr()).await.unwrap();
+    slow.write_all(b"GET /slow?ms=600000 HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+    server.status("it is in flight", |status| status["in_flight"] == 1).await;
+    let (status, _) = server.json("POST", "/reload?wait").await;
+    assert_eq!(status, 200);
+    server.server.one_worker().await;
+    let status = server.status("it is cut", |status| status["cut"] == 1).await;
+    let cut = &status["last_cuts"][0];
+    assert_eq!((&cut["method"], &cut["path"]), (&"GET".into(), &"/slow".into()));
+    assert_eq!((&cut["generation"], &cut["upgraded"]), (&1.into(), &false.into()));
+    assert!(cut["age"].as_f64().unwrap() >= 0.1 && cut["at"].as_f64().unwrap() > 0.0, "{cut}");
+    let (_, metrics) = server.ask("GET", "/metrics").await;
+    assert!(metrics.contains("graceful_requests_cut_total 1\n"), "{metrics}");
+}

@@ -31,6 +31,37 @@ fn nothing() {
     support::server::finish(graceful::Server::new().run());
 }
 
+#[test]
+#[ignore = "a server that could never reload"]
+fn crowded() {
+    let server = graceful::serve(support::app::routes()).bind("127.0.0.1:0");
+    support::server::finish(server.max_draining(0).run());
+}
+
+#[test]
+#[ignore = "a server whose limits are none"]
+fn unlimited() {
+    let never = Duration::MAX;
+    let server = graceful::serve(support::app::app(support::server::generation))
+        .stop_timeout(never)
+        .idle_grace(Duration::ZERO)
+        .ready_timeout(never)
+        .watch_interval(never)
+        .backoff(never, never)
+        .max_restarts(usize::MAX, never)
+        .max_draining(usize::MAX)
+        .max_connections(usize::MAX)
+        .hook_timeout(never)
+        .header_timeout(never)
+        .keep_alive_timeout(never)
+        .ping_interval(never)
+        .before_signal(async |_| {});
+    // After those of the test, which sets some of them: a trial that never ends, and one that is none.
+    let server = support::server::options(server).stop_timeout(never);
+    let endless = std::env::var_os("TEST_ENDLESS").is_some();
+    support::server::finish(server.bake_time(if endless { never } else { Duration::ZERO }).run());
+}
+
 const LONG: Duration = Duration::from_secs(30);
 
 /// The program ends with status 1 and says why, in one line that begins with `Error: `.
@@ -74,6 +105,33 @@ async fn addresses_that_cannot_be() {
 async fn signals_and_servers_that_cannot_be() {
     refuses(Program::this_test("unstoppable"), &["cannot handle SIGKILL", "to no program"]).await;
     refuses(Program::this_test("nothing"), &["no app is registered"]).await;
+    refuses(Program::this_test("crowded"), &["max_draining 0"]).await;
+}
+
+#[tokio::test]
+async fn limits_that_are_none_end_no_server() {
+    for kind in ["", "TEST_ENDLESS", "TEST_SINGLE"] {
+        let setup = Setup::from_program(Program::this_test("unlimited"));
+        let setup = if kind.is_empty() { setup } else { setup.env(kind, 1) };
+        let server = setup.start().await;
+        let mut client = connect(server.addr()).await;
+        send(&mut client, GET).await;
+        assert!(answer(&mut client).await.starts_with("HTTP/1.1 200"), "{kind}");
+        if kind != "TEST_SINGLE" {
+            server.process.signal(Signal::SIGHUP);
+            server.generation(2).await;
+        }
+        if kind.is_empty() {
+            server.process.line("reloaded: 2 ").await;
+        }
+        send(&mut client, GET).await;
+        assert!(answer(&mut client).await.starts_with("HTTP/1.1 200"), "{kind}");
+        drop(client);
+        server.process.signal(Signal::SIGTERM);
+        assert!(server.process.exit(LONG).await.success(), "{kind}");
+        let lines = server.process.lines();
+        assert!(!lines.iter().any(|line| line.contains("panicked")), "{lines:?}");
+    }
 }
 
 /// Runs the server by a shell that prepares the descriptor 3, as a supervisor would.

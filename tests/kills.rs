@@ -171,6 +171,24 @@ async fn a_reload_during_a_stop_changes_nothing() {
 }
 
 #[tokio::test]
+async fn a_sick_program_that_is_reloaded_while_nobody_serves_gives_way_to_the_good_one() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let fault = directory.path().join("fault");
+    let setup = Setup::new().bake(Duration::from_millis(500)).env("TEST_BACKOFF", 2000);
+    let setup = setup.env("TEST_FAULT", fault.display()).env("TEST_HEALTH", 1);
+    let server = setup.start().await;
+    fs::write(&fault, "sick").expect("write the fault");
+    process::signal(server.one_worker().await, Signal::SIGKILL);
+    until("nobody serves", || procfs::children(server.process.pid()).is_empty()).await;
+    server.process.signal(Signal::SIGHUP);
+    let line = server.process.line("reload").await;
+    assert!(line.contains("reload failed: its health check /healthz"), "{line}");
+    server.generation(3).await;
+    assert!(answered(&server).await.contains("x-generation: 3"));
+    stop(&server).await;
+}
+
+#[tokio::test]
 async fn a_crash_loop_ends_the_master_and_says_why() {
     let directory = tempfile::tempdir().expect("a directory");
     let fault = directory.path().join("fault");

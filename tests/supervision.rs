@@ -374,6 +374,42 @@ async fn a_stored_unix_socket_keeps_its_file_until_the_stop() {
 }
 
 #[tokio::test]
+async fn an_inherited_socket_is_found_by_a_name_that_is_looked_up() {
+    for single in [false, true] {
+        let socket = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = socket.local_addr().unwrap();
+        let setup = Setup::new().bind(&format!("localhost:{}", address.port())).env("TEST_LOG", 1);
+        let setup = if single { setup.single() } else { setup };
+        let server = with_socket(setup, socket.into(), "http").start().await;
+        assert_eq!(server.addr(), address);
+        ask(TcpStream::connect(address).await.unwrap(), "/").await;
+        if !single {
+            server.process.signal(Signal::SIGHUP);
+            server.process.line("reloaded: 2 ").await;
+            ask(TcpStream::connect(address).await.unwrap(), "/").await;
+        }
+        server.process.signal(Signal::SIGTERM);
+        stopped(&server.process).await;
+        let lines = server.process.lines();
+        assert!(!lines.iter().any(|line| line.contains("clients of")), "{lines:?}");
+    }
+}
+
+#[tokio::test]
+async fn an_inherited_socket_that_no_address_names_is_warned_of() {
+    for single in [false, true] {
+        let socket = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = socket.local_addr().unwrap();
+        let setup = Setup::new().env("TEST_LOG", 1);
+        let setup = if single { setup.single() } else { setup };
+        let server = with_socket(setup, socket.into(), "http").start().await;
+        let line = server.process.any_line("clients of an inherited socket wait").await;
+        assert!(line.contains("name=\"http\"") && line.contains(&address.to_string()), "{line}");
+        assert_ne!(server.addr(), address);
+    }
+}
+
+#[tokio::test]
 async fn a_stored_listener_that_nobody_asks_for_is_closed() {
     let notify = Notify::at_path();
     let forgotten = std::net::TcpListener::bind("127.0.0.1:0").unwrap();

@@ -55,6 +55,8 @@ pub(super) fn of(status: &Status) -> String {
     }
     page.counter("graceful_restarts_total", "Workers started in place of crashed ones.");
     page.value(&[], status.restarts);
+    page.counter("graceful_requests_cut_total", "Requests in flight at the end of their worker.");
+    page.value(&[], status.cut);
     #[cfg(feature = "fetch")]
     status.upgrade.iter().for_each(|upgrade| page.upgrade(upgrade));
     page.0

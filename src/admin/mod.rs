@@ -55,28 +55,54 @@ pub(crate) struct Admin {
 /// A socket that the program before this one has bound, and where.
 type Left = ((PathBuf, SocketFile), OwnedFd);
 
+/// A socket, and the file that leads to it.
+struct Place {
+    path: PathBuf,
+    fd: OwnedFd,
+    file: Option<SocketFile>,
+}
+
+impl Place {
+    fn find(path: &Path, left: Option<Left>) -> Result<Self, Error> {
+        let wanted = std::path::absolute(path)
+            .map_err(|error| Error::io(format!("cannot listen on {}", path.display()), error));
+        let left = left.map(|((path, file), fd)| Self { path, fd, file: Some(file) });
+        match left {
+            Some(left) if wanted.as_ref().is_ok_and(|wanted| *wanted == left.path) => Ok(left),
+            left => match (wanted.and_then(Self::bind), left) {
+                (Err(error), Some(left)) => {
+                    let path = left.path.display();
+                    tracing::error!(?error, %path, "the admin socket stays where it was");
+                    Ok(left)
+                }
+                (bound, _) => bound,
+            },
+        }
+    }
+
+    fn bind(path: PathBuf) -> Result<Self, Error> {
+        let bound = bind_private(&path)?;
+        Ok(Self { path, fd: bound.socket.into(), file: bound.file })
+    }
+}
+
 impl Admin {
-    /// Binds the socket, or goes on with one that is bound to this path, and begins to answer.
+    /// Binds the socket and begins to answer. One that the program before this one has left serves on,
+    /// if it is bound to this path, or this path cannot be bound.
     ///
     /// # Errors
     ///
-    /// When the path cannot be bound.
+    /// When the path cannot be bound, and none is left.
     pub(crate) fn open(
         path: &Path,
         handle: Handle,
         board: Board,
         left: Option<Left>,
     ) -> Result<Self, Error> {
-        let failed = |error| Error::io(format!("cannot listen on {}", path.display()), error);
-        let path = std::path::absolute(path).map_err(failed)?;
-        let (fd, file) = match left {
-            Some(((left, file), fd)) if left == path => (fd, Some(file)),
-            _ => {
-                let bound = bind_private(&path)?;
-                (bound.socket.into(), bound.file)
-            }
-        };
-        let listener = Arc::new(UnixListener::from_std(fd.into()).map_err(failed)?);
+        let Place { path, fd, file } = Place::find(path, left)?;
+        let listener = UnixListener::from_std(fd.into())
+            .map_err(|error| Error::io(format!("cannot listen on {}", path.display()), error))?;
+        let listener = Arc::new(listener);
         let (accepting, connections) = (JoinSet::new(), Drain::new());
         let mut this = Self { listener, path, file, handle, board, accepting, connections };
         this.go_on();

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use crate::orchestrator::Status;
+use crate::orchestrator::{Cut, OldRequest, Status};
 #[cfg(feature = "fetch")]
 use crate::orchestrator::{Step, UpgradeStatus};
 
@@ -65,15 +65,38 @@ fn write_page(page: &mut String, status: &Status) -> std::fmt::Result {
         "</table><table><tr><th>generation</th><th>oldest requests</th><th>age</th></tr>",
     );
     for worker in &status.workers {
-        for request in &worker.oldest_requests {
-            let (method, path) = (escaped(&request.method), escaped(&request.path));
-            write!(page, "<tr><td class=n>{}</td><td>{method} {path}", worker.generation)?;
-            page.push_str(if request.upgraded { " (upgraded)" } else { "" });
-            write!(page, "</td><td class=n>{:.1} s</td></tr>", request.age)?;
+        for OldRequest { method, path, age, upgraded } in &worker.oldest_requests {
+            write_request(
+                page,
+                worker.generation,
+                (method.as_str(), path.as_str()),
+                *age,
+                *upgraded,
+            )?;
         }
+    }
+    if !status.last_cuts.is_empty() {
+        page.push_str("</table><table><tr><th>generation</th><th>cut at the end of it, of ");
+        write!(page, "{}</th><th>age</th></tr>", status.cut)?;
+    }
+    for Cut { generation, method, path, age, upgraded, .. } in &status.last_cuts {
+        write_request(page, *generation, (method.as_str(), path.as_str()), *age, *upgraded)?;
     }
     page.push_str("</table>\n");
     Ok(())
+}
+
+fn write_request(
+    page: &mut String,
+    generation: u64,
+    (method, path): (&str, &str),
+    age: f64,
+    upgraded: bool,
+) -> std::fmt::Result {
+    let (method, path) = (escaped(method), escaped(path));
+    write!(page, "<tr><td class=n>{generation}</td><td>{method} {path}")?;
+    page.push_str(if upgraded { " (upgraded)" } else { "" });
+    write!(page, "</td><td class=n>{age:.1} s</td></tr>")
 }
 
 #[cfg(feature = "fetch")]
@@ -121,9 +144,12 @@ mod tests {
             age: Duration::from_secs(1),
             upgraded: true,
         };
+        let cut = CutRequest { path: "/<b>".to_owned(), ..oldest.clone() };
         board.counted(1, 1, Survey { upgraded: 1, oldest: vec![oldest], ..Survey::default() });
+        board.cut(1, &[cut]);
         let page = of(&board.status());
         assert!(page.contains("GET /&lt;script&gt; (upgraded)"), "{page}");
+        assert!(page.contains("GET /&lt;b&gt; (upgraded)"), "{page}");
         assert!(!page.contains("<script>"), "{page}");
     }
 }

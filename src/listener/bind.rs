@@ -76,6 +76,21 @@ pub(crate) fn bind_private(path: &Path) -> Result<Bound, Error> {
     })
 }
 
+/// Makes sure that this could be done, and binds nothing.
+#[cfg(feature = "admin")]
+pub(crate) fn check_private(path: &Path) -> Result<(), Error> {
+    use std::os::unix::fs::FileTypeExt;
+    let possible = SockAddr::unix(path).and_then(|_| match path.symlink_metadata() {
+        // Who answers there may well be the server that is to become this program.
+        Ok(file) if file.file_type().is_socket() => Ok(()),
+        Ok(_) => Err(io::Error::new(io::ErrorKind::AlreadyExists, "the file is not a socket")),
+        Err(_) => Ok(()),
+    });
+    possible.and_then(|()| crate::process::place::check(path)).map_err(|error| {
+        Error::new(Kind::Bind, format!("cannot bind {}", path.display())).because(error)
+    })
+}
+
 fn bind_path(path: &Path, mode: Option<u32>) -> io::Result<Bound> {
     // Two processes that find the same stale file must not remove each other's new one. The lock is
     // on the directory, so that it leaves no file behind.
@@ -235,7 +250,16 @@ mod tests {
         let path = directory.path().join("a.sock");
         let bound = bind_private(&path).unwrap();
         assert_eq!(path.metadata().unwrap().permissions().mode() & 0o777, 0o600);
+        check_private(&path).unwrap();
         drop(bound);
+        check_private(&path).unwrap();
+        fs::write(&path, "precious").unwrap();
+        for bad in
+            [&path, &directory.path().join("no/such.sock"), &path.with_extension("x".repeat(108))]
+        {
+            assert!(check_private(bad).unwrap_err().is_bind());
+        }
+        fs::remove_file(&path).unwrap();
         assert!(!path.exists());
     }
 

@@ -27,6 +27,18 @@ pub(crate) struct Inherited {
     pub(crate) socket: Socket,
 }
 
+impl Inherited {
+    /// Nobody accepts on it, as far as this program goes.
+    pub(crate) fn warn_of_waiting_clients(&self) {
+        let (name, address) = (&self.name, self.socket.address());
+        tracing::warn!(
+            name,
+            address,
+            "clients of an inherited socket wait: no bind names its address"
+        );
+    }
+}
+
 /// An address to connect to.
 #[derive(Clone, Debug)]
 pub(crate) enum SocketAddress {
@@ -248,6 +260,11 @@ impl Listeners {
                 Err(Error::new(Kind::Inherited, format!("no socket named {name:?} was inherited")))
             }
         }
+    }
+
+    /// Says which were not taken.
+    pub(crate) fn warn_of_the_rest(&self) {
+        self.inherited.iter().for_each(Inherited::warn_of_waiting_clients);
     }
 
     pub(crate) fn into_inherited(self) -> Vec<Inherited> {

@@ -9,7 +9,7 @@ mod inherited;
 mod stream;
 
 #[cfg(feature = "admin")]
-pub(crate) use self::bind::bind_private;
+pub(crate) use self::bind::{bind_private, check_private};
 pub use self::{
     address::Address,
     inherited::Listeners,

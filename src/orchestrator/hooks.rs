@@ -1,10 +1,19 @@
-use std::{fmt, future::Future, pin::Pin, sync::Arc, time::Duration};
+use std::{
+    any::Any,
+    fmt,
+    future::{Future, poll_fn},
+    panic::{AssertUnwindSafe, catch_unwind},
+    pin::{Pin, pin},
+    sync::Arc,
+    time::Duration,
+};
 
 use tokio::time::timeout;
 
 use super::Signal;
 
-/// What the user wants to run at certain moments, one after the other, each within a time limit.
+/// What the user wants to run at certain moments, one after the other, each within a time limit. One that
+/// panics is over.
 #[derive(Clone)]
 pub(crate) struct Hooks {
     pub(crate) before_signal: List<Signal>,
@@ -39,14 +48,37 @@ impl<T> List<T> {
 }
 
 impl<T: Clone> List<T> {
-    /// Runs them; one that takes too long is dropped and the next one begins.
+    /// Runs them; one that takes too long or panics is dropped and the next one begins.
     pub(crate) async fn run(&self, moment: &str, value: T, limit: Duration) {
         for hook in &self.0 {
-            if timeout(limit, hook(value.clone())).await.is_err() {
-                tracing::error!(moment, ?limit, "a hook took too long and was dropped");
+            let value = value.clone();
+            match timeout(limit, unwound(async { hook(value).await })).await {
+                Ok(Ok(())) => {}
+                Ok(Err(panic)) => tracing::error!(moment, panic, "a hook panicked"),
+                Err(_) => tracing::error!(moment, ?limit, "a hook took too long and was dropped"),
             }
         }
     }
+}
+
+/// The end of a hook, or the message of its panic. What comes after a hook must come whatever becomes of
+/// it: a signal whose hook has panicked is still to be obeyed.
+async fn unwound(hook: impl Future<Output = ()>) -> Result<(), String> {
+    let mut hook = pin!(hook);
+    poll_fn(|cx| {
+        // A hook that has panicked is dropped and not polled again, so nobody sees it half done; what it
+        // shares with others is theirs to guard, as with any task that panics.
+        match catch_unwind(AssertUnwindSafe(|| hook.as_mut().poll(cx))) {
+            Ok(poll) => poll.map(Ok),
+            Err(panic) => std::task::Poll::Ready(Err(message(&*panic))),
+        }
+    })
+    .await
+}
+
+fn message(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_default()
 }
 
 impl<T> Default for List<T> {
@@ -80,6 +112,26 @@ mod tests {
     use std::sync::Mutex;
 
     use super::*;
+
+    #[tokio::test]
+    async fn a_hook_that_panics_keeps_nobody_from_what_comes_after() {
+        let seen = Arc::new(Mutex::new(Vec::new()));
+        let mut hooks = List::<u32>::default();
+        hooks.push(|value| -> std::future::Ready<()> { panic!("no future for {value}") });
+        hooks.push(|_| async {
+            tokio::task::yield_now().await;
+            panic!("in the middle");
+        });
+        let last = seen.clone();
+        hooks.push(move |value| {
+            let seen = last.clone();
+            async move { seen.lock().unwrap().push(value) }
+        });
+        hooks.run("test", 7, Duration::from_secs(5)).await;
+        assert_eq!(*seen.lock().unwrap(), [7]);
+        let why = unwound(async { panic!("no {}", "way") }).await;
+        assert_eq!(why, Err("no way".to_owned()));
+    }
 
     #[tokio::test(start_paused = true)]
     async fn a_hook_that_hangs_costs_its_limit_and_no_more() {

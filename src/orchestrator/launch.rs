@@ -30,13 +30,15 @@ impl Master {
     /// A worker that never proved itself has ended: its binary is not tried again by itself.
     pub(super) fn remember_failure(&mut self, id: Id) {
         let Some(image) = self.unproven.remove(&id).filter(|_| !self.stopping) else { return };
-        let inputs = self.inputs.clone();
         // It reads the whole file.
-        tokio::task::spawn_blocking(move || match image.digest() {
-            // It fails when the master has left.
-            Ok(digest) => drop(inputs.send(Input::Failed(digest))),
+        self.errands.ask_blocking(move || Input::Failed(image.digest()));
+    }
+
+    pub(super) fn failed(&mut self, digest: std::io::Result<String>) {
+        match digest {
+            Ok(digest) => drop(self.failed.insert(digest)),
             Err(error) => tracing::warn!(%error, "a binary that failed cannot be remembered"),
-        });
+        }
     }
 
     #[cfg(feature = "fetch")]
@@ -46,11 +48,10 @@ impl Master {
 
     /// Reloads if what the path names now has not failed before.
     pub(super) fn reload_untried(&mut self) {
-        let (path, inputs) = (self.program.path().to_owned(), self.inputs.clone());
-        tokio::task::spawn_blocking(move || {
+        let path = self.program.path().to_owned();
+        self.errands.ask_blocking(move || {
             // What cannot be read cannot have been tried; the reload will say what is wrong.
-            let digest = Image::open(&path).and_then(|image| image.digest()).ok();
-            let _ = inputs.send(Input::Untried(digest));
+            Input::Untried(Image::open(&path).and_then(|image| image.digest()).ok())
         });
     }
 
@@ -66,12 +67,10 @@ impl Master {
     /// Asks the program what it is before it becomes a worker.
     pub(super) fn check(&mut self, id: Id) {
         self.checking.insert(id);
-        let (program, inputs) = (self.program.clone(), self.inputs.clone());
-        let limit = self.options.ready_timeout;
-        tokio::spawn(async move {
+        let (program, limit) = (self.program.clone(), self.options.ready_timeout);
+        self.errands.ask(async move {
             let answer = preflight::ask(&program, program.path(), limit, None).await;
-            // It fails when the master has left.
-            let _ = inputs.send(Input::Checked(id, answer.map(drop)));
+            Input::Checked(id, answer.map(drop))
         });
     }
 

@@ -14,7 +14,9 @@ use tokio::{
 };
 
 use super::{
-    Options, Signal, attend, health,
+    Options, Signal, attend,
+    errands::Errands,
+    health,
     link::Link,
     message::{DrainOrder, ToMaster, ToWorker, VERSION},
     report::Report,
@@ -22,14 +24,13 @@ use super::{
     single,
     sockets::Sockets,
     state::{Action, Event, Id, Phase, State, Timer},
-    status::Wish,
     takeover::Handoff,
     upgrade::Candidate,
 };
 use crate::{
     error::{Error, Kind},
     handle::{Command, Handle},
-    listener::{Address, Bound, Listeners, bind},
+    listener::{Address, Bound, Listeners, Socket},
     process::{child::Ended, exec::Program, image::Image, wire},
     server::CutRequest,
 };
@@ -79,6 +80,7 @@ pub(crate) async fn run(
         unproven: HashMap::new(),
         failed: HashSet::new(),
         timers: HashMap::new(),
+        errands: Errands::default(),
         inputs: sender,
         started: Instant::now(),
         stopping: false,
@@ -97,12 +99,14 @@ pub(crate) async fn run(
             master.upgrade(&signals, &mut inputs, &commands).await;
         }
         if let Some(result) = master.result.take() {
-            master.report.finish().await;
+            let Master { report, errands, .. } = &mut master;
+            tokio::join!(report.finish(), errands.finish());
             return result;
         }
         let next = master.next_timer();
         tokio::select! {
             Some(input) = inputs.recv() => master.input(input),
+            ended = master.errands.next() => ended.into_iter().for_each(|input| master.input(input)),
             (signal, order) = signals.next() => master.signal(signal, order),
             Some(command) = commands.recv() => master.command(command),
             timer = expired(next) => {
@@ -151,12 +155,13 @@ pub(super) struct Master {
     /// Workers with a successor whose `on_retire` hooks may still run.
     pub(super) retiring: HashSet<Id>,
     pub(super) timers: HashMap<Timer, Instant>,
+    pub(super) errands: Errands,
     pub(super) inputs: mpsc::UnboundedSender<Input>,
     started: Instant,
     pub(super) stopping: bool,
-    reload_since: Option<Instant>,
+    pub(super) reload_since: Option<Instant>,
     /// An old worker goes on in place of one that failed its trial.
-    rolled_back: bool,
+    pub(super) rolled_back: bool,
     /// What was cut during a stop.
     cut: Vec<CutRequest>,
     pub(super) result: Option<Result<(), Error>>,
@@ -194,11 +199,13 @@ pub(super) enum Input {
     WireEnded(Id, Option<String>),
     Exited(Id, std::io::Result<Ended>),
     Bound(Id, Address, u32, Result<Bound, Error>),
+    /// A socket of the supervisor, by its place there, is bound to what the worker has asked for.
+    Inherited(Id, usize, Socket),
     Event(Event),
     /// A worker has answered well as long as it was asked.
     Healthy(Id),
     /// The digest of a binary that has failed.
-    Failed(String),
+    Failed(std::io::Result<String>),
     /// The digest of what the path names, for a reload that wants it to be untried.
     Untried(Option<String>),
     /// The hooks before a signal have run.
@@ -217,7 +224,7 @@ pub(super) enum Examiner {
 }
 
 impl Master {
-    fn feed(&mut self, event: Event) {
+    pub(super) fn feed(&mut self, event: Event) {
         tracing::debug!(?event);
         self.report.event(&event);
         let random = std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), 0) as u32;
@@ -251,14 +258,8 @@ impl Master {
             }
             Action::Pause(id) => {
                 self.pausing = Some(id);
-                let trial = self.on_trial();
-                let alone = trial.map_or_else(Vec::new, |trial| self.sockets.alone(id, trial));
-                self.tell(id, ToWorker::Pause { alone });
-                if let Some(trial) = trial {
-                    self.examined.extend(
-                        self.options.health_check.iter().map(|_| (trial, Examiner::Master)),
-                    );
-                }
+                let alone = self.on_trial().map(|trial| self.sockets.alone(id, trial));
+                self.tell(id, ToWorker::Pause { alone: alone.unwrap_or_default() });
             }
             Action::Resume(id) => {
                 self.tell(id, ToWorker::Resume);
@@ -268,6 +269,9 @@ impl Master {
             Action::Cut(id) => self.tell(id, ToWorker::Cut),
             Action::Set(timer, after) => {
                 self.timers.insert(timer, Instant::now() + after);
+                if let Timer::Bake(id) = timer {
+                    self.begin_trial(id);
+                }
             }
             Action::Clear(timer) => {
                 self.timers.remove(&timer);
@@ -285,7 +289,7 @@ impl Master {
         }
     }
 
-    fn tell(&self, id: Id, message: ToWorker) {
+    pub(super) fn tell(&self, id: Id, message: ToWorker) {
         if let Some(worker) = self.workers.get(&id) {
             worker.link.send(message);
         }
@@ -377,13 +381,25 @@ impl Master {
         self.state.workers().find(|(_, phase)| *phase == Phase::Trial).map(|(id, _)| id)
     }
 
-    /// Asks the worker on trial for its health, if the user wants that. It is the only one that accepts:
-    /// the other one has paused, or is gone.
-    fn probe(&mut self, paused: Id) {
-        if self.pausing != Some(paused) {
-            return;
+    fn begin_trial(&mut self, id: Id) {
+        let health_check = self.options.health_check.iter();
+        self.examined.extend(health_check.map(|_| (id, Examiner::Master)));
+        // Else it waits until the old worker has paused.
+        if self.pausing.is_none() {
+            self.probe();
         }
-        self.pausing = None;
+    }
+
+    /// A worker accepts no more, or is gone.
+    fn paused(&mut self, id: Id) {
+        if self.pausing == Some(id) {
+            self.pausing = None;
+            self.probe();
+        }
+    }
+
+    /// Asks the worker on trial for its health, if the user wants that. It is the only one that accepts.
+    fn probe(&mut self) {
         let (Some(path), Some(id)) = (self.options.health_check.clone(), self.on_trial()) else {
             return;
         };
@@ -420,125 +436,6 @@ impl Master {
             self.overdue = None;
             self.expired(Timer::Bake(id));
         }
-    }
-
-    fn reloaded(&mut self, outcome: Result<Id, String>) {
-        let hooks = self.options.hooks.clone();
-        if !hooks.after_reload.is_empty() {
-            let outcome = outcome.clone();
-            tokio::spawn(async move {
-                hooks.after_reload.run("after a reload", outcome, hooks.limit).await;
-            });
-        }
-        let took = self.reload_since.take().map(|since| since.elapsed());
-        match outcome {
-            Ok(generation) => {
-                tracing::info!(generation, ?took, "reloaded");
-                self.consider();
-            }
-            Err(why) => {
-                tracing::error!(why, "the reload failed, the old worker goes on");
-                self.rolled_back(why);
-            }
-        }
-    }
-
-    pub(super) fn signal(&mut self, signal: Signal, order: signal::Order) {
-        let hooks = self.options.hooks.clone();
-        if hooks.before_signal.is_empty() {
-            return self.order(signal, order);
-        }
-        let inputs = self.inputs.clone();
-        tokio::spawn(async move {
-            hooks.before_signal.run("before a signal", signal, hooks.limit).await;
-            // It fails when the master has left.
-            let _ = inputs.send(Input::Signal(signal, order));
-        });
-    }
-
-    /// A trial has failed: tells those who want to know.
-    fn rolled_back(&mut self, why: String) {
-        let hooks = self.options.hooks.clone();
-        if std::mem::take(&mut self.rolled_back) && !hooks.on_rollback.is_empty() {
-            tokio::spawn(async move {
-                hooks.on_rollback.run("on rollback", why, hooks.limit).await;
-            });
-        }
-    }
-
-    fn order(&mut self, signal: Signal, order: signal::Order) {
-        match order {
-            signal::Order::Reload => self.reload(),
-            signal::Order::Stop => self.stop(),
-            signal::Order::Hammer => self.feed(Event::Hammer),
-        }
-        let hooks = self.options.hooks.clone();
-        if !hooks.after_signal.is_empty() {
-            tokio::spawn(async move {
-                hooks.after_signal.run("after a signal", signal, hooks.limit).await;
-            });
-        }
-    }
-
-    fn command(&mut self, command: Command) {
-        match command {
-            Command::Reload => self.reload(),
-            Command::ReloadUntried => self.reload_untried(),
-            Command::ReloadAndTell(waiter) => {
-                self.report.wait(Wish::Reload, waiter);
-                self.reload();
-            }
-            Command::Rollback(waiter) => {
-                waiter.into_iter().for_each(|waiter| self.report.wait(Wish::Rollback, waiter));
-                self.rollback();
-            }
-            // A second signal means more than the first; a second call does not.
-            // The one who asks hears that nobody can answer it.
-            Command::Fetch { .. } | Command::Keep { .. } => {}
-            Command::Stop if self.stopping => {}
-            Command::Stop => self.stop(),
-            #[cfg(feature = "fetch")]
-            Command::CheckForUpgrade(waiter) => self.report.check_for_upgrade(waiter),
-            #[cfg(feature = "fetch")]
-            Command::Known { digest, answer } => {
-                // It fails when the look was cut short.
-                let _ = answer.send(self.known(&digest));
-            }
-            // To have come here is all that it takes: the loop begins anew.
-            #[cfg(feature = "fetch")]
-            Command::Look => {}
-        }
-    }
-
-    fn rollback(&mut self) {
-        self.begin(Event::Rollback);
-    }
-
-    pub(super) fn reload(&mut self) {
-        if self.state.is_crowded() {
-            tracing::warn!("the reload waits: too many old generations are draining");
-        }
-        self.begin(Event::Reload);
-    }
-
-    /// Feeds a reload, after the hooks that come before it.
-    fn begin(&mut self, event: Event) {
-        self.reload_since.get_or_insert_with(Instant::now);
-        let hooks = self.options.hooks.clone();
-        if hooks.before_reload.is_empty() {
-            return self.feed(event);
-        }
-        let inputs = self.inputs.clone();
-        tokio::spawn(async move {
-            hooks.before_reload.run("before a reload", (), hooks.limit).await;
-            // It fails when the master has left.
-            let _ = inputs.send(Input::Event(event));
-        });
-    }
-
-    fn stop(&mut self) {
-        self.stopping = true;
-        self.feed(Event::Stop);
     }
 
     fn next_timer(&self) -> Option<(Timer, Instant)> {
@@ -586,6 +483,7 @@ impl Master {
                 let worker = self.workers.remove(&id);
                 self.report.reaped(worker.as_ref().map(|worker| worker.pid));
                 self.retired(id);
+                self.sockets.gone(id);
                 self.examined.retain(|(examined, _)| *examined != id);
                 self.remember_failure(id);
                 let mut why = match &status {
@@ -597,12 +495,13 @@ impl Master {
                 }
                 tracing::info!(generation = id, why, "a worker has ended");
                 self.feed(Event::Exited(id, why));
-                self.probe(id);
+                self.paused(id);
             }
             Input::Bound(id, address, nth, bound) => self.bound(id, &address, nth, bound),
+            Input::Inherited(id, index, socket) => self.found(id, index, socket),
             Input::Healthy(id) => self.healthy(id, Examiner::Master),
             Input::Event(event) => self.feed(event),
-            Input::Failed(digest) => drop(self.failed.insert(digest)),
+            Input::Failed(digest) => self.failed(digest),
             Input::Untried(digest) => self.untried(digest),
             Input::Signal(signal, order) => self.order(signal, order),
             Input::Checked(id, result) => self.checked(id, result),
@@ -621,7 +520,7 @@ impl Master {
                 }
             }
             ToMaster::Listen { address, nth } => self.listen(id, &address, nth),
-            ToMaster::Inherited => match self.sockets.inherited() {
+            ToMaster::Inherited => match self.sockets.inherited(id) {
                 Ok(fds) => self.give(id, fds),
                 Err(error) => self.refuse(id, format!("cannot copy inherited sockets: {error}")),
             },
@@ -647,7 +546,7 @@ impl Master {
                 }
                 self.feed(Event::Ready(id));
             }
-            ToMaster::Paused => self.probe(id),
+            ToMaster::Paused => self.paused(id),
             ToMaster::Healthy => self.healthy(id, Examiner::Itself),
             ToMaster::Unhealthy { reason } => self.feed(Event::Unfit(id, reason)),
             ToMaster::Retired => self.retired(id),
@@ -678,56 +577,12 @@ impl Master {
                 for request in &cut {
                     tracing::warn!(generation = id, %request, "cut at the deadline");
                 }
+                self.report.cut(id, &cut);
                 if self.stopping {
                     self.cut.extend(cut);
                 }
             }
             ToMaster::Unknown => tracing::debug!(generation = id, "an unknown message"),
         }
-    }
-
-    fn listen(&mut self, id: Id, text: &str, nth: u32) {
-        let address: Address = match text.parse() {
-            Ok(address) => address,
-            Err(error) => return self.refuse(id, format!("{error:?}")),
-        };
-        match self.sockets.find(id, &address, nth) {
-            Some(Ok(fd)) => self.give(id, vec![fd]),
-            Some(Err(error)) => self.refuse(id, format!("cannot copy the socket: {error}")),
-            None => {
-                // A name may take its time to be looked up, and the loop must not.
-                let inputs = self.inputs.clone();
-                tokio::task::spawn_blocking(move || {
-                    let bound = bind(&address);
-                    let _ = inputs.send(Input::Bound(id, address, nth, bound));
-                });
-            }
-        }
-    }
-
-    fn bound(&mut self, id: Id, address: &Address, nth: u32, bound: Result<Bound, Error>) {
-        if self.state.phase(id) != Some(Phase::Starting) {
-            return;
-        }
-        let kept = bound.and_then(|bound| self.sockets.keep(id, address, nth, bound));
-        match kept {
-            Ok(fd) => self.give(id, vec![fd]),
-            Err(error) => self.refuse(id, format!("{error:?}")),
-        }
-    }
-
-    fn give(&self, id: Id, mut fds: Vec<OwnedFd>) {
-        let Some(worker) = self.workers.get(&id) else { return };
-        while fds.len() > wire::MAX_FDS {
-            let rest = fds.split_off(wire::MAX_FDS);
-            worker.link.send_with(ToWorker::Listeners { more: true }, fds);
-            fds = rest;
-        }
-        worker.link.send_with(ToWorker::Listeners { more: false }, fds);
-    }
-
-    fn refuse(&self, id: Id, reason: String) {
-        tracing::error!(generation = id, reason, "refused a listener");
-        self.tell(id, ToWorker::Refused { reason });
     }
 }

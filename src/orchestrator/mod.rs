@@ -8,6 +8,8 @@
 //! onto the board of [`status`] that the admin socket shows.
 
 mod attend;
+mod errands;
+mod grants;
 mod health;
 mod hooks;
 mod launch;
@@ -15,6 +17,7 @@ mod link;
 pub(crate) mod master;
 mod message;
 mod options;
+mod orders;
 mod pid_file;
 mod preflight;
 #[cfg(feature = "tls")]
@@ -39,11 +42,10 @@ pub(crate) use self::status::Board;
 #[cfg(all(feature = "admin", feature = "fetch"))]
 pub(crate) use self::upgrade_status::UpgradeStatus;
 pub(crate) use self::{
-    health::{check as health_check, check_options as check_health},
+    health::check as health_check,
     options::Options,
     preflight::{Answer, is_asked},
     provider::{Binding, Place, default_addresses},
-    signal::check,
 };
 #[cfg(feature = "fetch")]
 pub(crate) use self::{
@@ -55,4 +57,7 @@ pub(crate) use self::{
 };
 pub use self::{options::Started, signal::Signal};
 #[cfg(feature = "admin")]
-pub(crate) use self::{status::Status, takeover::AdminSocket};
+pub(crate) use self::{
+    status::{Cut, OldRequest, Status},
+    takeover::AdminSocket,
+};

@@ -1,9 +1,13 @@
 use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
 
-use super::{Signal, health::Check, hooks::Hooks, state::Limits};
+use tokio::sync::Semaphore;
+
+use super::{Signal, health::Check, hooks::Hooks, pid_file, state::Limits};
 #[cfg(feature = "fetch")]
 use crate::fetch::Upgrade;
-use crate::server;
+#[cfg(feature = "admin")]
+use crate::listener::check_private;
+use crate::{Error, server};
 
 /// How the master and its workers behave; the methods of `Serve` document each.
 #[derive(Clone)]
@@ -88,6 +92,49 @@ impl Default for Options {
 }
 
 impl Options {
+    /// Makes sure that each value means something, and of what stands for "never" that it can be reckoned with.
+    pub(crate) fn check(&mut self) -> Result<(), Error> {
+        super::signal::check(self)?;
+        super::health::check_options(self)?;
+        if self.watch_interval.is_zero() {
+            return Err(Error::config("cannot watch workers at an interval of 0"));
+        }
+        if self.max_draining == 0 {
+            return Err(Error::config("cannot reload with max_draining 0: the old worker drains"));
+        }
+        let limits = &mut self.client_limits;
+        let clients =
+            [&mut limits.header_timeout, &mut limits.keep_alive_timeout, &mut limits.ping_interval];
+        for time in [
+            &mut self.stop_timeout,
+            &mut self.idle_grace,
+            &mut self.shutdown_delay,
+            &mut self.ready_timeout,
+            &mut self.bake_time,
+            &mut self.watch_interval,
+            &mut self.backoff.0,
+            &mut self.backoff.1,
+            &mut self.restart_window,
+            &mut self.hooks.limit,
+        ]
+        .into_iter()
+        .chain(clients.into_iter().flatten())
+        {
+            *time = (*time).min(NEVER);
+        }
+        if let Some(connections) = &mut limits.max_connections {
+            *connections = (*connections).min(Semaphore::MAX_PERMITS);
+        }
+        Ok(())
+    }
+
+    /// Makes sure that a master with these options could open what it is asked to, and opens nothing.
+    pub(crate) fn check_places(&self) -> Result<(), Error> {
+        #[cfg(feature = "admin")]
+        self.admin.as_deref().filter(|_| !self.single_process).map_or(Ok(()), check_private)?;
+        self.pid_file.as_deref().map_or(Ok(()), pid_file::check)
+    }
+
     pub(crate) fn limits(&self) -> Limits {
         Limits {
             ready_timeout: self.ready_timeout,
@@ -103,6 +150,9 @@ impl Options {
     }
 }
 
+/// A time that ends no server, and of which several can be added to any moment.
+const NEVER: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
+
 /// How long a worker may take to leave after its deadline has cut everything.
 const CUT_TIMEOUT: Duration = Duration::from_millis(500);
 
@@ -113,5 +163,18 @@ impl fmt::Debug for Options {
             .field("stop_signals", &self.stop_signals)
             .field("stop_timeout", &self.stop_timeout)
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_without_a_meaning_are_refused() {
+        let mut options = Options { watch_interval: Duration::ZERO, ..Options::default() };
+        assert!(options.check().unwrap_err().is_config());
+        let mut options = Options { max_draining: 0, ..Options::default() };
+        assert!(options.check().unwrap_err().is_config());
     }
 }

@@ -3,7 +3,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use crate::{Error, error::Kind};
+use crate::{Error, error::Kind, process::place};
 
 /// A file that holds the PID of this process. Dropping it removes the file, if it is still ours.
 #[derive(Debug)]
@@ -31,6 +31,20 @@ impl PidFile {
         })?;
         Ok(Self { path })
     }
+}
+
+/// Makes sure that a PID file could be written there, and writes nothing.
+pub(crate) fn check(path: &Path) -> Result<(), Error> {
+    let possible = std::path::absolute(path).and_then(|path| {
+        if path.is_dir() {
+            return Err(io::ErrorKind::IsADirectory.into());
+        }
+        place::check(&beside(&path)?)
+    });
+    possible.map_err(|error| {
+        let what = format!("cannot write the PID file {}", path.display());
+        Error::new(Kind::Io, what).because(error)
+    })
 }
 
 /// In the same directory, as a rename does not leave its file system.
@@ -84,9 +98,13 @@ mod tests {
     fn a_place_that_cannot_be_written_is_an_error_that_names_it() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("no/such/app.pid");
-        let error = PidFile::write(&path).unwrap_err();
-        assert!(format!("{error:?}").contains("no/such/app.pid: No such file"), "{error:?}");
+        for error in [PidFile::write(&path).unwrap_err(), check(&path).unwrap_err()] {
+            assert!(format!("{error:?}").contains("no/such/app.pid: No such file"), "{error:?}");
+        }
         assert!(PidFile::write(Path::new("/")).is_err());
+        assert!(check(Path::new("/")).is_err());
+        assert!(check(directory.path()).is_err());
+        check(&directory.path().join("app.pid")).unwrap();
         fs::create_dir(directory.path().join("taken")).unwrap();
         assert!(PidFile::write(&directory.path().join("taken")).is_err());
         assert_eq!(fs::read_dir(&directory).unwrap().count(), 1, "nothing else is left behind");

@@ -39,7 +39,7 @@ use crate::{
         image::Image,
         reap::{self, Own, Reaper},
     },
-    server::Survey,
+    server::{CutRequest, Survey},
 };
 
 /// How often to look again for ended children that may be somebody's.
@@ -65,7 +65,8 @@ impl Report {
     ///
     /// # Errors
     ///
-    /// When the PID file cannot be written or the admin socket cannot be bound.
+    /// When the PID file cannot be written or the admin socket cannot be bound. Not with a predecessor:
+    /// a server that runs does without what only its next program wants.
     #[cfg_attr(not(feature = "admin"), expect(unused_variables, reason = "for the admin socket"))]
     pub(crate) fn open(
         options: &Options,
@@ -74,15 +75,15 @@ impl Report {
         predecessor: Option<&mut (Handoff, Descriptors)>,
     ) -> Result<Self, Error> {
         let mut systemd = Systemd::from_env(limits(options));
-        let pid_file = options.pid_file.as_deref().map(PidFile::write).transpose()?;
+        let takes_over = predecessor.is_some();
+        let pid_file = options.pid_file.as_deref().map(PidFile::write);
+        let pid_file = indispensable(pid_file.transpose(), takes_over)?.flatten();
         let board = Board::new(program.path(), options);
         let own = match &predecessor {
             // Those who had started the other children are gone with the program before this one.
             Some(_) => Own::default(),
             None => Own::children(),
         };
-        #[cfg(feature = "fetch")]
-        let again = predecessor.is_some();
         #[cfg(feature = "admin")]
         let mut admin = None;
         match predecessor {
@@ -113,11 +114,14 @@ impl Report {
             watcher: options.upgrade.clone().map(|upgrade| {
                 board.watch_for_upgrades();
                 let (program, handle) = (program.clone(), handle.clone());
-                Watcher::start(upgrade, program, handle, board.clone(), again)
+                Watcher::start(upgrade, program, handle, board.clone(), takes_over)
             }),
             #[cfg(feature = "admin")]
             admin: match &options.admin {
-                Some(path) => Some(Admin::open(path, handle.clone(), board.clone(), admin)?),
+                Some(path) => {
+                    let admin = Admin::open(path, handle.clone(), board.clone(), admin);
+                    indispensable(admin, takes_over)?
+                }
                 None => None,
             },
             board,
@@ -208,6 +212,11 @@ impl Report {
         self.tell();
     }
 
+    /// A worker has come to its end without these.
+    pub(crate) fn cut(&self, id: Id, cut: &[CutRequest]) {
+        self.board.cut(id, cut);
+    }
+
     /// Somebody wants to know the outcome of what is about to be asked for.
     pub(crate) fn wait(&self, wish: Wish, waiter: oneshot::Sender<Outcome>) {
         self.board.wait(wish, waiter);
@@ -278,6 +287,17 @@ impl Report {
             admin.finish().await;
         }
         self.systemd.finish().await;
+    }
+}
+
+/// A server that begins needs all that it was asked for; one that takes over goes on without.
+fn indispensable<T>(opened: Result<T, Error>, takes_over: bool) -> Result<Option<T>, Error> {
+    match opened {
+        Err(error) if takes_over => {
+            tracing::error!(?error, "the new program goes on without");
+            Ok(None)
+        }
+        opened => opened.map(Some),
     }
 }
 

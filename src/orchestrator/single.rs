@@ -31,6 +31,7 @@ pub(crate) async fn run(
     let mut own = Own(Listeners::from_env()?);
     let (bindings, stop_at_once) = building(build, &mut commands).await?;
     let listeners = provider::open(&mut own, bindings).await?;
+    own.0.warn_of_the_rest();
     let addresses = listeners.iter().map(|(listener, _)| listener.address().to_owned()).collect();
     let started = Started { addresses, generation: 0, pid: std::process::id() };
     options.on_ready.iter().for_each(|hook| hook(&started));

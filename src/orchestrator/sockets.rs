@@ -19,6 +19,8 @@ use crate::{
 #[derive(Debug)]
 pub(crate) struct Sockets {
     inherited: Vec<Inherited>,
+    /// Which generation asked for which of these.
+    asked: HashSet<(Id, usize)>,
     bound: Vec<Entry>,
     kept: Vec<Kept>,
     /// Where the latest worker that became ready listens.
@@ -53,8 +55,8 @@ struct Kept {
 
 impl Sockets {
     fn empty(systemd: Messages) -> Self {
-        let (inherited, bound, kept, opened, files) = Default::default();
-        Self { inherited, bound, kept, opened, settled: 0, files, systemd }
+        let (inherited, asked, bound, kept, opened, files) = Default::default();
+        Self { inherited, asked, bound, kept, opened, settled: 0, files, systemd }
     }
 
     /// Sorts what this process was started with: the sockets that the user configured, and those
@@ -123,6 +125,8 @@ impl Sockets {
                 .map_err(|error| Error::io("cannot take over a listener", error))
         };
         let mut sockets = Self::empty(systemd);
+        let serving = handoff.workers.iter().filter(|worker| worker.drain.is_none());
+        sockets.settled = serving.map(|worker| worker.id).max().unwrap_or_default();
         for InheritedSocket { name, fd } in &handoff.inherited {
             sockets.inherited.push(Inherited { name: name.clone(), socket: socket(*fd)? });
         }
@@ -186,26 +190,34 @@ impl Sockets {
         alone.map(|entry| entry.socket.address()).collect()
     }
 
-    /// Copies of all sockets that the supervisor passed.
-    pub(crate) fn inherited(&self) -> std::io::Result<Vec<OwnedFd>> {
-        self.inherited.iter().map(|entry| Ok(entry.socket.try_clone()?.into_fd())).collect()
+    /// Copies of all sockets that the supervisor passed, for a worker that asked for them.
+    pub(crate) fn inherited(&mut self, worker: Id) -> std::io::Result<Vec<OwnedFd>> {
+        self.asked.extend((0..self.inherited.len()).map(|index| (worker, index)));
+        Ok(self.candidates()?.into_iter().map(Socket::into_fd).collect())
     }
 
-    /// A copy of the socket for an address, if there is one already.
+    /// Copies of the same, in the same order: one of them may be bound to what a worker asks for. To find out
+    /// may take the look-up of a name, for which the master's loop has no time.
+    pub(crate) fn candidates(&self) -> std::io::Result<Vec<Socket>> {
+        self.inherited.iter().map(|entry| entry.socket.try_clone()).collect()
+    }
+
+    /// A worker has asked for one of these and is given it.
+    pub(crate) fn given(&mut self, worker: Id, candidate: usize) {
+        self.asked.insert((worker, candidate));
+    }
+
+    /// A copy of the socket that was bound for an address, if there is one already.
     pub(crate) fn find(
         &mut self,
         worker: Id,
         address: &Address,
         nth: u32,
     ) -> Option<std::io::Result<OwnedFd>> {
-        let copy = |socket: &Socket| Ok(socket.try_clone()?.into_fd());
         let key = (address.to_string(), nth);
-        if let Some(entry) = self.bound.iter_mut().find(|entry| entry.key == key) {
-            entry.wanted.insert(worker);
-            return Some(copy(&entry.socket));
-        }
-        let inherited = self.inherited.iter().find(|entry| entry.socket.is_bound_to(address))?;
-        Some(copy(&inherited.socket))
+        let entry = self.bound.iter_mut().find(|entry| entry.key == key)?;
+        entry.wanted.insert(worker);
+        Some(entry.socket.try_clone().map(Socket::into_fd))
     }
 
     /// Keeps a new socket and gives a copy of it.
@@ -249,20 +261,42 @@ impl Sockets {
 
     /// Closes what this worker, which is past its trial, did not ask for.
     pub(crate) fn settle(&mut self, worker: Id) {
-        self.bound.retain(|entry| {
-            let wanted = entry.wanted.contains(&worker);
-            if !wanted {
-                tracing::info!(address = entry.key.0, "closed a listener that is no longer wanted");
-                entry.stored.iter().for_each(|name| self.systemd.remove(name));
-            }
-            wanted
-        });
-        for entry in &mut self.bound {
+        self.keep_only(|entry| {
             entry.wanted.retain(|id| *id == worker);
+            !entry.wanted.is_empty()
+        });
+        // Not closed: the supervisor has a copy, so that clients would not be refused, and a later
+        // generation may ask for it.
+        for (index, entry) in self.inherited.iter().enumerate() {
+            if !self.asked.contains(&(worker, index)) {
+                entry.warn_of_waiting_clients();
+            }
         }
+        self.asked.retain(|(id, _)| *id == worker);
         // The application may ask for it at any time after its start: one generation of patience.
         let before = std::mem::replace(&mut self.settled, worker);
         self.kept.retain(|kept| kept.asked >= before);
+    }
+
+    /// A worker has ended. Nobody comes to accept what it alone had asked for, unless it had served: then the
+    /// next one asks for the same.
+    pub(crate) fn gone(&mut self, worker: Id) {
+        if worker != self.settled {
+            self.keep_only(|entry| !entry.wanted.remove(&worker) || !entry.wanted.is_empty());
+        }
+    }
+
+    /// Closes the other sockets.
+    fn keep_only(&mut self, mut is_wanted: impl FnMut(&mut Entry) -> bool) {
+        let systemd = &self.systemd;
+        self.bound.retain_mut(|entry| {
+            let wanted = is_wanted(entry);
+            if !wanted {
+                tracing::info!(address = entry.key.0, "closed a listener that is no longer wanted");
+                entry.stored.iter().for_each(|name| systemd.remove(name));
+            }
+            wanted
+        });
     }
 
     /// Lets go of all sockets, so that the last worker closes them when it stops accepting. The files

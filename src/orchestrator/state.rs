@@ -141,6 +141,10 @@ pub(crate) struct State {
     respawning: bool,
     stopping: bool,
     failure: Option<String>,
+    /// For how long somebody has served, at the last event.
+    served: Duration,
+    stepped: Duration,
+    /// When, by `served`.
     crashes: VecDeque<Duration>,
 }
 
@@ -155,6 +159,8 @@ impl State {
             respawning: false,
             stopping: false,
             failure: None,
+            served: Duration::ZERO,
+            stepped: Duration::ZERO,
             crashes: VecDeque::new(),
         }
     }
@@ -193,7 +199,11 @@ impl State {
 
     /// Decides what an event means. `now` is the time since the start, `random` any number.
     pub(crate) fn step(&mut self, now: Duration, random: u32, event: Event) -> Vec<Action> {
-        let mut step = Step { state: self, actions: Vec::new(), now, random };
+        if self.find(Phase::Serving).or(self.find(Phase::Trial)).is_some() {
+            self.served += now.saturating_sub(self.stepped);
+        }
+        self.stepped = now;
+        let mut step = Step { state: self, actions: Vec::new(), random };
         match event {
             Event::Start => step.spawn(None),
             Event::Reload => step.reload(Wanted::Reload),
@@ -242,7 +252,6 @@ impl State {
 struct Step<'a> {
     state: &'a mut State,
     actions: Vec<Action>,
-    now: Duration,
     random: u32,
 }
 
@@ -296,16 +305,19 @@ impl Step<'_> {
         }
         self.act(Action::Clear(Timer::Ready(id)));
         self.state.proven = true;
-        let trial = !self.state.limits.bake_time.is_zero();
-        match self.state.find(Phase::Serving) {
-            Some(old) if trial => {
-                self.state.set(id, Phase::Trial);
-                self.state.set(old, Phase::Parked);
-                self.act(Action::Pause(old));
-                self.act(Action::Set(Timer::Bake(id), self.state.limits.bake_time));
-            }
-            _ => self.settle(id),
+        let old = self.state.find(Phase::Serving);
+        // Who replaces a crashed worker runs what has proved itself before. A new binary has not, even
+        // where no old worker is left to go on: then it is the old binary that does.
+        let untried = old.is_some() || self.state.is_reload(id);
+        if !untried || self.state.limits.bake_time.is_zero() {
+            return self.settle(id);
         }
+        self.state.set(id, Phase::Trial);
+        if let Some(old) = old {
+            self.state.set(old, Phase::Parked);
+            self.act(Action::Pause(old));
+        }
+        self.act(Action::Set(Timer::Bake(id), self.state.limits.bake_time));
     }
 
     /// The worker has proved itself: all others may go.
@@ -424,9 +436,12 @@ impl Step<'_> {
     }
 
     /// Notes a crash; says whether to go on.
+    ///
+    /// The window is one of service. By the clock, the growing delays between the crashes of a loop would
+    /// last longer than any sensible window, and the loop would never be seen.
     fn crashed(&mut self, why: String) -> bool {
         let window = self.state.limits.restart_window;
-        let now = self.now;
+        let now = self.state.served;
         self.state.crashes.push_back(now);
         self.state.crashes.retain(|at| now.saturating_sub(*at) <= window);
         if self.state.crashes.len() <= self.state.limits.max_restarts {
@@ -434,7 +449,7 @@ impl Step<'_> {
         }
         let times = self.state.crashes.len();
         self.stop(Some(format!(
-            "workers died {times} times within {window:?}, the last one: {why}"
+            "workers died {times} times within {window:?} of service, the last one: {why}"
         )));
         false
     }

@@ -194,7 +194,44 @@ fn a_crash_loop_ends_the_master() {
     }
     let actions = table.0.step(Duration::ZERO, 0, Event::Exited(6, "signal 11".into()));
     let Some(Action::Leave(Err(why))) = actions.last() else { panic!("{actions:?}") };
-    assert_eq!(why, "workers died 6 times within 60s, the last one: signal 11");
+    assert_eq!(why, "workers died 6 times within 60s of service, the last one: signal 11");
+}
+
+/// A worker that dies so long after it was ready, with the default options: when the master gives up.
+fn crash_loop(start: Duration, life: Duration) -> Option<Duration> {
+    let mut state = State::new(crate::orchestrator::Options::default().limits());
+    let mut now = Duration::ZERO;
+    state.step(now, u32::MAX, Event::Start);
+    for id in 1..=100 {
+        now += start;
+        state.step(now, u32::MAX, Event::Ready(id));
+        now += life;
+        let actions = state.step(now, u32::MAX, Event::Exited(id, "x".into()));
+        let mut delay = None;
+        for action in actions {
+            match action {
+                Action::Set(Timer::Respawn, after) => delay = Some(after),
+                Action::Leave(Err(_)) => return Some(now),
+                _ => {}
+            }
+        }
+        now += delay.expect("it is replaced");
+        state.step(now, u32::MAX, Event::Timer(Timer::Respawn));
+    }
+    None
+}
+
+#[test]
+fn a_crash_loop_is_seen_however_long_the_delays_and_the_starts() {
+    let millis = Duration::from_millis;
+    for (start, life) in [(0, 0), (50, 100), (50, 2_000), (10_000, 100), (30_000, 5_000)] {
+        let end = crash_loop(millis(start), millis(life));
+        // The delays, of which each doubles up to 30 s, and eleven lives.
+        let limit = Duration::from_secs(82) + 11 * millis(start + life);
+        assert!(end.is_some_and(|end| end < limit), "{start} {life}: {end:?} {limit:?}");
+    }
+    // One crash a minute is none.
+    assert_eq!(crash_loop(millis(50), Duration::from_secs(61)), None);
 }
 
 #[test]
@@ -224,7 +261,31 @@ fn a_reload_does_not_wait_for_the_respawn() {
     table.on(Event::Exited(1, "signal 11".into()), &[]);
     table.on(Event::Reload, &[Action::Spawn(2)]);
     table.on(Event::Timer(Timer::Respawn), &[]);
-    table.on(Event::Ready(2), &[Action::Settle(2), Action::Reloaded(Ok(2))]);
+    let actions = table.on(Event::Ready(2), &[]);
+    assert!(actions.contains(&Action::Set(Timer::Bake(2), limits().bake_time)));
+    table.on(Event::Timer(Timer::Bake(2)), &[Action::Settle(2), Action::Reloaded(Ok(2))]);
+}
+
+#[test]
+fn a_binary_that_fails_its_trial_when_no_old_worker_is_left_gives_way_to_the_good_one() {
+    let why = || "x".to_owned();
+    for event in [Event::Exited(2, why()), Event::Unhealthy(2, why()), Event::Unfit(2, why())] {
+        let mut table = Table::serving();
+        table.on(Event::Exited(1, "signal 11".into()), &[]);
+        table.on(Event::Reload, &[Action::Spawn(2)]);
+        table.on(Event::Ready(2), &[]);
+        let mut expected = vec![Action::Reloaded(Err(why()))];
+        if !matches!(event, Event::Exited(..)) {
+            expected.insert(0, Action::Kill(2));
+        }
+        let actions = table.on(event, &expected);
+        let respawns = |action: &Action| matches!(action, Action::Set(Timer::Respawn, _));
+        assert!(actions.iter().any(respawns), "{actions:?}");
+        table.on(Event::Timer(Timer::Bake(2)), &[]);
+        table.on(Event::Timer(Timer::Respawn), &[Action::Respawn(3)]);
+        // Which has proved itself.
+        table.on(Event::Ready(3), &[Action::Settle(3)]);
+    }
 }
 
 #[test]
@@ -232,7 +293,8 @@ fn a_worker_that_dies_during_a_reload_is_replaced_by_the_new_one() {
     let mut table = Table::serving();
     table.on(Event::Reload, &[Action::Spawn(2)]);
     table.on(Event::Exited(1, "signal 9".into()), &[]);
-    table.on(Event::Ready(2), &[Action::Settle(2), Action::Reloaded(Ok(2))]);
+    table.on(Event::Ready(2), &[]);
+    table.on(Event::Timer(Timer::Bake(2)), &[Action::Settle(2), Action::Reloaded(Ok(2))]);
 }
 
 #[test]
@@ -319,7 +381,8 @@ struct World {
     dead: Vec<Id>,
     left: Option<Result<(), String>>,
     stopping: bool,
-    reloads: i64,
+    /// Begun and without an outcome.
+    reloads: usize,
 }
 
 impl World {
@@ -348,6 +411,10 @@ impl World {
 
     fn feed(&mut self, event: Event) {
         assert!(self.left.is_none(), "events after the end");
+        let asks = matches!(event, Event::Reload | Event::Rollback);
+        // It is told at once that nothing comes of it.
+        let refused = asks && self.state.stopping;
+        self.reloads += usize::from(refused);
         self.stopping |= event == Event::Stop;
         let before = self.accepting();
         // What cannot be relied on is ended at once; and so is one that is not fit when no other is left,
@@ -366,6 +433,11 @@ impl World {
         }
         let starting = self.workers.values().filter(|mode| **mode == Mode::Starting).count();
         assert!(starting <= 1, "two workers are starting");
+        assert!(self.reloads <= 1, "two reloads at once");
+        assert!(!self.state.stopping || self.reloads == 0, "without an outcome at a stop");
+        if asks && !refused {
+            assert!(self.reloads == 1 || self.state.remembered.is_some(), "{event:?} is forgotten");
+        }
         if !self.stopping && before > 0 && !ends {
             assert!(self.accepting() > 0, "nobody accepts after {event:?}");
         }
@@ -378,6 +450,9 @@ impl World {
         match action {
             Action::Spawn(id) | Action::Respawn(id) | Action::Rollback(id) => {
                 assert!(!self.stopping, "a worker is started during a stop");
+                // All but the first worker, and who replaces a crashed one.
+                let reload = !matches!(action, Action::Respawn(_)) && *event != Event::Start;
+                self.reloads += usize::from(reload);
                 assert!(self.workers.insert(id, Mode::Starting).is_none());
             }
             Action::Kill(id) => {
@@ -411,7 +486,10 @@ impl World {
                 self.timers.remove(&timer);
             }
             Action::Settle(id) => assert!(self.state.phase(id) == Some(Phase::Serving)),
-            Action::Reloaded(_) => self.reloads -= 1,
+            Action::Reloaded(_) => {
+                let left = self.reloads.checked_sub(1);
+                self.reloads = left.expect("an outcome of something that was begun");
+            }
             Action::Leave(result) => assert!(self.left.replace(result).is_none()),
         }
     }
@@ -541,6 +619,8 @@ proptest! {
                 prop_assert_eq!(world.accepting(), 1);
                 prop_assert_eq!(world.workers.len(), 1, "no other worker is left");
                 prop_assert!(world.dead.is_empty());
+                prop_assert_eq!(world.reloads, 0, "each reload has had its outcome");
+                prop_assert!(world.state.remembered.is_none(), "and each was begun");
             }
         }
     }

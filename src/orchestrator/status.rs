@@ -1,7 +1,7 @@
 //! What is known of the master and its workers at this moment.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, VecDeque},
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
@@ -27,6 +27,9 @@ pub(crate) type Outcome = Result<Id, String>;
 /// Why somebody who waits for one of the two waits in vain.
 pub(super) const ROLLBACK_INSTEAD: &str = "a rollback was asked for instead";
 pub(super) const RELOAD_INSTEAD: &str = "a reload was asked for instead";
+
+/// How many of the requests that were cut are remembered.
+const CUTS: usize = 20;
 
 /// What somebody asks for and waits to see done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,6 +62,9 @@ struct Record {
     failed: u64,
     last: Option<LastReload>,
     restarts: u64,
+    cut: u64,
+    /// The latest of these last.
+    cuts: VecDeque<Cut>,
     /// Where the next version of the program is watched for.
     #[cfg(feature = "fetch")]
     upgrade: Option<UpgradeStatus>,
@@ -103,6 +109,10 @@ pub(crate) struct Status {
     pub(crate) last_reload: Option<LastReload>,
     /// Workers that were started in place of crashed ones.
     pub(crate) restarts: u64,
+    /// Requests that did not end before a deadline.
+    pub(crate) cut: u64,
+    /// The latest of them, the very latest first.
+    pub(crate) last_cuts: Vec<Cut>,
     #[cfg(feature = "fetch")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) upgrade: Option<UpgradeStatus>,
@@ -167,6 +177,18 @@ pub(crate) struct LastReload {
     pub(crate) took: f64,
 }
 
+/// A request that was still in flight at the deadline of its worker.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Cut {
+    pub(crate) generation: Id,
+    pub(crate) method: String,
+    pub(crate) path: String,
+    pub(crate) age: f64,
+    pub(crate) upgraded: bool,
+    /// When, since the Unix epoch.
+    pub(crate) at: f64,
+}
+
 /// What outlives the program of the master, when another one takes over.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
@@ -178,6 +200,8 @@ pub(crate) struct Memory {
     failed: u64,
     last: Option<LastReload>,
     restarts: u64,
+    cut: u64,
+    cuts: VecDeque<Cut>,
     /// When each worker was started.
     workers: BTreeMap<Id, f64>,
     #[cfg(feature = "fetch")]
@@ -198,6 +222,8 @@ impl Board {
             failed: 0,
             last: None,
             restarts: 0,
+            cut: 0,
+            cuts: VecDeque::new(),
             #[cfg(feature = "fetch")]
             upgrade: None,
             recalled: BTreeMap::new(),
@@ -312,6 +338,8 @@ impl Board {
             failed: record.failed,
             last: record.last.clone(),
             restarts: record.restarts,
+            cut: record.cut,
+            cuts: record.cuts.clone(),
             workers: record
                 .workers
                 .iter()
@@ -331,6 +359,8 @@ impl Board {
         record.failed = memory.failed;
         record.last = memory.last;
         record.restarts = memory.restarts;
+        record.cut = memory.cut;
+        record.cuts = memory.cuts;
         record.recalled = memory.workers;
         #[cfg(feature = "fetch")]
         {
@@ -388,6 +418,23 @@ impl Board {
             worker.in_flight = in_flight;
             worker.survey = survey;
         }
+    }
+
+    /// Notes what a worker has cut.
+    pub(crate) fn cut(&self, id: Id, cut: &[CutRequest]) {
+        let mut record = self.lock();
+        record.cut += cut.len() as u64;
+        let at = unix(SystemTime::now());
+        record.cuts.extend(cut.iter().map(|request| Cut {
+            generation: id,
+            method: request.method.clone(),
+            path: request.path.clone(),
+            age: request.age.as_secs_f64(),
+            upgraded: request.upgraded,
+            at,
+        }));
+        let surplus = record.cuts.len().saturating_sub(CUTS);
+        record.cuts.drain(..surplus);
     }
 
     /// Somebody wants to know the outcome of what is asked for. To be called before it is begun.
@@ -508,6 +555,8 @@ impl Record {
             },
             last_reload: self.last.clone(),
             restarts: self.restarts,
+            cut: self.cut,
+            last_cuts: self.cuts.iter().rev().cloned().collect(),
             #[cfg(feature = "fetch")]
             upgrade: self.upgrade.clone(),
         }
@@ -731,6 +780,31 @@ mod tests {
         assert_eq!(after.workers[1].drain_deadline, None);
         // Nothing that an older program leaves out matters.
         board().recall(serde_json::from_str("{}").unwrap());
+    }
+
+    #[test]
+    fn the_latest_requests_that_were_cut_are_remembered() {
+        let board = serving();
+        let cut = |path: String| CutRequest {
+            method: "GET".to_owned(),
+            path,
+            age: Duration::from_secs(3),
+            upgraded: false,
+        };
+        let many: Vec<_> = (0..CUTS + 5).map(|nth| cut(format!("/{nth}"))).collect();
+        board.cut(1, &many[..1]);
+        board.cut(2, &many[1..]);
+        let status = board.status();
+        assert_eq!((status.cut, status.last_cuts.len()), (25, CUTS));
+        let (latest, oldest) = (&status.last_cuts[0], &status.last_cuts[CUTS - 1]);
+        assert_eq!((latest.generation, latest.path.as_str(), latest.age), (2, "/24", 3.0));
+        assert_eq!(oldest.path, "/5");
+        let memory = serde_json::to_string(&board.memory()).unwrap();
+        let after = Board::new(Path::new("/bin/app"), &Options::default());
+        after.recall(serde_json::from_str(&memory).unwrap());
+        let after = after.status();
+        let paths = |cuts: &[Cut]| cuts.iter().map(|cut| cut.path.clone()).collect::<Vec<_>>();
+        assert_eq!((after.cut, paths(&after.last_cuts)), (25, paths(&status.last_cuts)));
     }
 
     #[test]

@@ -48,16 +48,14 @@ impl Master {
         if image.is_run_by(std::process::id()) {
             return;
         }
-        let (program, inputs) = (self.program.clone(), self.inputs.clone());
-        let limit = self.options.ready_timeout;
-        tokio::spawn(async move {
+        let (program, limit) = (self.program.clone(), self.options.ready_timeout);
+        self.errands.ask(async move {
             let answer = preflight::ask(&program, &image.executable(), limit, None).await;
             let fit = answer.and_then(|answer| match answer.takeover {
                 takeover::VERSION => Ok(()),
                 other => Err(format!("it takes over version {other} of the state")),
             });
-            // It fails when the master has left.
-            let _ = inputs.send(Input::Candidate(image, fit));
+            Input::Candidate(image, fit)
         });
     }
 
@@ -71,12 +69,31 @@ impl Master {
         }
     }
 
-    /// Whether this is the moment to become the candidate.
+    /// Whether this is the moment to become the candidate: when nothing that this program was asked for
+    /// would end with it.
+    ///
+    /// A signal, or another wish for a reload or a stop, is always in one of these places, and passes from one
+    /// to the next within one turn of the loop. The exec may fall into the first two only:
+    ///
+    /// 1. Not delivered yet. It is blocked from before the last look until the next program listens, and
+    ///    waits in the kernel.
+    /// 2. In its pipe, or in the channel of commands or of messages. The last look, `is_quiet`, finds it and
+    ///    nothing is executed; a pipe that is written to after that look is left to the next program.
+    /// 3. Its hooks run, `before_signal` or `before_reload`. That is an errand, and counts as one until the
+    ///    loop has taken its end and acted on it. So do questions about binaries.
+    /// 4. It is obeyed. The state is not calm from its first action until a worker serves again; a second
+    ///    reload is remembered in the state. The messages of a worker are read before the state is asked.
+    /// 5. It is done, and `after_signal`, `after_reload` or `on_rollback` run: errands again. They may say so
+    ///    to somebody outside, and are not cut short.
     pub(super) fn is_due(&self) -> bool {
         self.candidate.is_some()
-            && self.state.is_calm()
+            && self.is_idle()
             && self.retiring.is_empty()
             && self.result.is_none()
+    }
+
+    fn is_idle(&self) -> bool {
+        self.state.is_calm() && self.errands.is_empty()
     }
 
     /// Becomes the candidate. Returns only where that fails: then everything goes on as before.
@@ -152,8 +169,9 @@ impl Master {
     ) -> String {
         // Whoever waits for the outcome of the reload has it before this program ends.
         self.report.flush().await;
-        if !self.state.is_calm() {
-            return "the workers have changed".to_owned();
+        // The messages that came with the workers may have begun something.
+        if !self.is_idle() {
+            return "something else has begun".to_owned();
         }
         let mut binaries = Vec::new();
         let mut handoff = match self.handoff(released, &mut binaries) {

@@ -71,7 +71,7 @@ impl Program {
         let pid = self.spawn_from(&self.path, control)?;
         // A deploy may have come in between, and a script runs an interpreter: then what is open here
         // is not what runs there, and must not be taken for it.
-        Ok((pid, image.ok().filter(|image| image.is_run_by(pid))))
+        Ok((pid, image.ok().filter(|image| image.is_started_as(pid))))
     }
 
     /// Starts a pinned program.

@@ -49,6 +49,24 @@ impl Image {
         id(&PathBuf::from(format!("/proc/{pid}/exe"))).is_ok_and(|id| id == self.id)
     }
 
+    /// Whether this file is what a child was started from, by its path: as above, or by what is left of one
+    /// that has ended at once and was not waited for.
+    pub(crate) fn is_started_as(&self, child: u32) -> bool {
+        // No other process lacks a program, be it a zombie or about to become one (proc_pid_exe(5)).
+        let ended = match id(&PathBuf::from(format!("/proc/{child}/exe"))) {
+            Ok(id) => return id == self.id,
+            Err(error) => error.kind() == io::ErrorKind::NotFound,
+        };
+        let is_there = || PathBuf::from(format!("/proc/{child}")).exists();
+        ended && is_there() && self.is_in_place() && !self.is_script()
+    }
+
+    fn is_script(&self) -> bool {
+        use std::os::unix::fs::FileExt;
+        let mut head = [0; 2];
+        self.file.read_exact_at(&mut head, 0).is_ok() && head == *b"#!"
+    }
+
     /// A path by which this process and a child that was just forked can execute it.
     pub(crate) fn executable(&self) -> PathBuf {
         if self.is_in_place() {
@@ -123,6 +141,35 @@ mod tests {
         assert!(!image.is(&Image::open(&path).unwrap()));
         let status = std::process::Command::new(image.executable()).status().unwrap();
         assert!(status.success(), "it is still /bin/true");
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn a_child_that_ends_at_once_is_known_by_its_file() {
+        use nix::sys::wait::{Id, WaitPidFlag, waitid};
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("false");
+        fs::copy("/bin/false", &path).unwrap();
+        let image = Image::open(&path).unwrap();
+        // Another thread of this program may have the new file open for a moment, in a child of its own.
+        let mut child = loop {
+            match std::process::Command::new(&path).spawn() {
+                Err(error) if error.kind() == io::ErrorKind::ExecutableFileBusy => {}
+                child => break child.unwrap(),
+            }
+        };
+        let pid = nix::unistd::Pid::from_raw(child.id().cast_signed());
+        waitid(Id::Pid(pid), WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT).unwrap();
+        assert!(!image.is_run_by(child.id()), "a zombie runs nothing");
+        assert!(image.is_started_as(child.id()));
+        assert!(!Image::open(Path::new("/bin/true")).unwrap().is_started_as(std::process::id()));
+        fs::write(directory.path().join("script"), "#!/bin/false").unwrap();
+        let script = Image::open(&directory.path().join("script")).unwrap();
+        assert!(!script.is_started_as(child.id()), "its interpreter has run");
+        fs::rename(directory.path().join("script"), &path).unwrap();
+        assert!(!image.is_started_as(child.id()), "it may have been the other one");
+        child.wait().unwrap();
+        assert!(!script.is_started_as(child.id()) && !image.is_started_as(child.id()));
     }
 
     #[test]

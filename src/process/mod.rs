@@ -8,6 +8,7 @@ pub(crate) mod exec;
 pub(crate) mod fd;
 pub(crate) mod image;
 mod invocation;
+pub(crate) mod place;
 pub(crate) mod reap;
 #[cfg(target_os = "linux")]
 pub(crate) mod threads;

@@ -26,6 +26,11 @@ pub(crate) fn serve() {
                 axum::routing::post(async |handle: Handle| handle.rollback().is_ok().to_string()),
             )
             .route(
+                "/reload",
+                axum::routing::post(async |handle: Handle| handle.reload().is_ok().to_string()),
+            )
+            .route("/stop", axum::routing::post(async |handle: Handle| handle.stop()))
+            .route(
                 "/untried",
                 axum::routing::post(async |handle: Handle| {
                     handle.reload_untried().is_ok().to_string()
@@ -151,6 +156,18 @@ pub(crate) fn options<A>(mut server: Serve<A>) -> Serve<A> {
     if let Some(time) = millis("TEST_READY") {
         server = server.ready_timeout(time);
     }
+    if let Ok(generations) = std::env::var("TEST_DRAINING") {
+        server = server.max_draining(generations.parse().expect("a number"));
+    }
+    if std::env::var_os("TEST_SIGNALS").is_some() {
+        server = server
+            .reload_signals([graceful::Signal::WINCH])
+            .stop_signals([graceful::Signal::QUIT])
+            .hammer_signal(None);
+    }
+    if let Some(time) = millis("TEST_LIMIT") {
+        server = server.hook_timeout(time);
+    }
     if let Some(time) = millis("TEST_WATCH") {
         server = server.watch_interval(time);
     }
@@ -158,6 +175,9 @@ pub(crate) fn options<A>(mut server: Serve<A>) -> Serve<A> {
         let restarts = restarts.parse().expect("a number");
         let first = Duration::from_millis(10);
         server = server.max_restarts(restarts, Duration::from_secs(60)).backoff(first, first);
+    }
+    if let Some(time) = millis("TEST_BACKOFF") {
+        server = server.backoff(time, time);
     }
     if std::env::var_os("TEST_CHECK").is_some() {
         server = server.check_before_reload(true);
@@ -188,6 +208,12 @@ pub(crate) fn options<A>(mut server: Serve<A>) -> Serve<A> {
     if let Some(path) = std::env::var_os("TEST_ADMIN") {
         server = server.admin(path);
     }
+    if std::env::var_os("TEST_PLACES").is_some() {
+        server = places(server, &own_text());
+    }
+    if let Some(directory) = std::env::var_os("TEST_GATES") {
+        server = gates(server, directory.into());
+    }
     if std::env::var_os("TEST_SINGLE").is_some() {
         server = server.single_process();
     }
@@ -215,6 +241,61 @@ pub(crate) fn options<A>(mut server: Serve<A>) -> Serve<A> {
 /// Whether a server hands its connections over unless told otherwise: `TEST_STAY` may be set for all tests.
 pub(crate) fn hands_over() -> bool {
     std::env::var_os("TEST_STAY").is_none()
+}
+
+/// What [`deploy_with`] has written at the end of this program.
+fn own_text() -> String {
+    use std::io::{Read, Seek, SeekFrom};
+    let mut program = std::fs::File::open("/proc/self/exe").expect("this program");
+    program.seek(SeekFrom::End(-4096)).expect("it is longer");
+    let mut end = Vec::new();
+    program.read_to_end(&mut end).expect("read");
+    let end = String::from_utf8_lossy(&end);
+    end.rsplit_once(TEXT).map_or_else(String::new, |(_, text)| text.to_owned())
+}
+
+/// What a build of the program wants to open beside its listeners, line by line. A `blind` one says nothing
+/// of that when it is asked.
+fn places<A>(mut server: Serve<A>, text: &str) -> Serve<A> {
+    if text.contains("blind") && std::env::var_os("GRACEFUL_CHECK").is_some() {
+        return server;
+    }
+    for (what, path) in text.lines().filter_map(|line| line.split_once(' ')) {
+        server = match what {
+            #[cfg(feature = "admin")]
+            "admin" => server.admin(path),
+            "pid" => server.pid_file(path),
+            "bind" => server.bind(path),
+            other => panic!("{other}"),
+        };
+    }
+    server
+}
+
+/// Hooks for each moment, which say when they begin and end. Where a file of the moment's name is in the
+/// directory, they wait until it is gone, or panic if that is what it says.
+fn gates<A>(server: Serve<A>, directory: std::path::PathBuf) -> Serve<A> {
+    if std::env::var_os("GRACEFUL_CHECK").is_some() {
+        std::fs::write(directory.join("asked"), "").expect("write");
+    }
+    let gate = move |moment: String| {
+        let file = directory.join(&moment);
+        async move {
+            println!("{moment} begins");
+            while let Ok(text) = std::fs::read_to_string(&file) {
+                assert_ne!(text, "panic", "as the test wants it");
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+            println!("{moment} ends");
+        }
+    };
+    let [before, after, reload, reloaded, retire] = std::array::from_fn(|_| gate.clone());
+    server
+        .before_signal(move |signal| before(format!("before-{signal}")))
+        .after_signal(move |signal| after(format!("after-{signal}")))
+        .before_reload(move || reload("before-reload".to_owned()))
+        .after_reload(move |_| reloaded("after-reload".to_owned()))
+        .on_retire(move || retire("retire".to_owned()))
 }
 
 /// A server to start, on a free port unless told otherwise.
@@ -281,7 +362,12 @@ impl Setup {
 
     /// The same, from a copy of the test program, which a deploy may replace.
     pub(crate) fn from_copy(path: &Path) -> Self {
-        deploy(path);
+        Self::from_copy_with(path, "")
+    }
+
+    /// The same from a build that wants to open these places.
+    pub(crate) fn from_copy_with(path: &Path, places: &str) -> Self {
+        deploy_with(path, places);
         Self::of(Program::new(path).args(Program::server_args("server")))
     }
 
@@ -311,8 +397,16 @@ impl Setup {
     }
 }
 
+/// Stands before what a build says of itself.
+const TEXT: &str = "@@ this build wants\n";
+
 /// Puts a new build in place: another file with another content, moved there in one step.
 pub(crate) fn deploy(path: &Path) {
+    deploy_with(path, "");
+}
+
+/// The same for a build that wants to open these places, where `TEST_PLACES` is set.
+pub(crate) fn deploy_with(path: &Path, places: &str) {
     static BUILD: AtomicU64 = AtomicU64::new(0);
     let build = BUILD.fetch_add(1, Ordering::Relaxed);
     let own = std::env::current_exe().expect("the path of this test program");
@@ -320,10 +414,11 @@ pub(crate) fn deploy(path: &Path) {
     // By another process: what this one writes to while another of its threads starts a program is
     // open in that program, too, for a moment, and cannot be executed (ETXTBSY).
     // What follows the sections of an ELF file is nobody's business.
-    let copy = "cp \"$1\" \"$2\" && printf 'build %s' \"$3\" >> \"$2\"";
+    let copy = "cp \"$1\" \"$2\" && printf 'build %s %s' \"$3\" \"$4\" >> \"$2\"";
+    let text = format!("{TEXT}{places}");
     let status = std::process::Command::new("sh")
         .args(["-c", copy, "sh"])
-        .args([own.as_os_str(), new.as_os_str(), build.to_string().as_ref()])
+        .args([own.as_os_str(), new.as_os_str(), build.to_string().as_ref(), text.as_ref()])
         .status()
         .expect("run a shell");
     assert!(status.success(), "cannot copy the program: {status}");
