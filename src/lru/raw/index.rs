@@ -58,10 +58,13 @@ impl Index {
         hash as u16 & (GUEST - 1) | FULL
     }
 
+    /// Both are made by a multiplication of their own: hashers leave structure in the upper bits of what they
+    /// make of numbers in a row, and one home that few groups share would be as good as none.
     #[inline(always)]
     pub(super) fn homes(&self, hash: u64) -> (usize, usize) {
         let part = |hash: u64| ((u128::from(hash) * self.half as u128) >> 64) as usize;
-        (part(hash), self.half + part(hash.wrapping_mul(0x9E37_79B9_7F4A_7C15)))
+        let first = part(hash.wrapping_mul(0xD134_2543_DE82_EF95));
+        (first, self.half + part(hash.wrapping_mul(0x9E37_79B9_7F4A_7C15)))
     }
 
     #[inline(always)]
