@@ -138,7 +138,8 @@ fn a_home_forgets_guests_that_left() {
 #[test]
 fn a_key_whose_hash_changes_still_leaves() {
     let mut index = Index::for_entries(100);
-    let hash = |id: u64| ((id % 3) << 60) | (id % 5);
+    // Two hashes have four homes, which are too few.
+    let hash = |id: u64| id % 2;
     let slots: Vec<_> = (1..=100).map(|id| index.insert(hash(id))).collect();
     for (id, slot) in slots.into_iter().enumerate() {
         if index.is_guest(slot) {
