@@ -72,6 +72,13 @@ async fn answered(server: &Server, request: &str) -> String {
     answer
 }
 
+/// The generation before may accept for a moment longer.
+async fn answered_by(server: &Server, generation: u64) {
+    let header = format!("x-generation: {generation}");
+    let asking = async { while !answered(server, GET).await.contains(&header) {} };
+    tokio::time::timeout(LONG, asking).await.expect("it answers");
+}
+
 async fn left(server: &Server) {
     let status = server.process.exit(LONG).await;
     assert!(status.success(), "{status}: {:?}", server.process.lines());
@@ -109,7 +116,7 @@ async fn a_successor_is_active_only_when_the_one_before_has_retired() {
     hooked.says("reloaded: 2 ").await;
     hooked.says("retire begins").await;
     // The new one serves meanwhile, and the old one is still there.
-    assert!(answered(&hooked.server, GET).await.contains("x-generation: 2"));
+    answered_by(&hooked.server, 2).await;
     assert_eq!(procfs::workers(hooked.server.process.pid()).len(), 2);
     assert!(!hooked.server.process.lines().iter().any(|line| line.contains("active: 2")));
     std::fs::remove_file(hooked.path("retire")).expect("open");
@@ -138,7 +145,7 @@ async fn a_hook_that_panics_or_hangs_keeps_nothing_from_happening() {
         // A worker whose hook fails finishes what it has begun.
         assert!(answer(&mut slow).await.starts_with("HTTP/1.1 200"), "{what}");
         drop(slow);
-        assert!(answered(&hooked.server, GET).await.contains("x-generation: 2"));
+        answered_by(&hooked.server, 2).await;
         hooked.signal(Signal::SIGTERM);
         left(&hooked.server).await;
         let lines = hooked.server.process.lines();
@@ -161,6 +168,7 @@ async fn a_handler_can_reload_and_stop_the_server() {
     assert!(answered(&server, &post("/reload")).await.ends_with("true"));
     server.process.line("reloaded: 2 ").await;
     server.process.line("active: 2").await;
+    server.one_worker().await;
     // Of the new generation, too.
     assert!(answered(&server, &post("/reload")).await.contains("x-generation: 2"));
     server.process.line("reloaded: 3 ").await;
@@ -179,11 +187,11 @@ async fn a_reload_waits_until_one_of_too_many_old_generations_has_left() {
     server.process.line("reloaded: 2 ").await;
     server.process.signal(Signal::SIGHUP);
     server.process.any_line("the reload waits").await;
-    assert!(answered(&server, GET).await.contains("x-generation: 2"));
+    answered_by(&server, 2).await;
     assert_eq!(procfs::workers(master).len(), 2, "the old one and the one that serves");
     server.process.signal(Signal::SIGUSR2);
     server.process.line("reloaded: 3 ").await;
-    assert!(answered(&server, GET).await.contains("x-generation: 3"));
+    answered_by(&server, 3).await;
     server.process.signal(Signal::SIGTERM);
     left(&server).await;
 }
