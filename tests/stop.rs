@@ -44,7 +44,7 @@ async fn a_stop_is_immediate_when_no_connection_is_open() {
         let since = Instant::now();
         server.process.signal(Signal::SIGTERM);
         stopped(&server, LONG).await;
-        assert!(since.elapsed() < Duration::from_millis(500), "{:?}", since.elapsed());
+        assert!(since.elapsed() < Duration::from_secs(2), "{:?}", since.elapsed());
     }
 }
 
@@ -96,7 +96,7 @@ async fn an_idle_connection_delays_a_stop_by_the_grace_at_most() {
         // The clients have not closed their side, and need not.
         stopped(&server, LONG).await;
         assert!(took >= grace, "{took:?}");
-        assert!(since.elapsed() < grace + Duration::from_millis(300), "{:?}", since.elapsed());
+        assert!(since.elapsed() < grace + Duration::from_millis(900), "{:?}", since.elapsed());
     }
 }
 
@@ -192,7 +192,7 @@ async fn a_second_stop_ends_it_now() {
             server.process.signal(second);
             let status = server.process.exit(LONG).await;
             assert_eq!(status.code(), Some(1));
-            assert!(since.elapsed() < Duration::from_millis(500), "{:?}", since.elapsed());
+            assert!(since.elapsed() < Duration::from_secs(2), "{:?}", since.elapsed());
         }
     }
 }

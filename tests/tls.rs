@@ -362,7 +362,7 @@ async fn a_handshake_that_stalls_does_not_outlive_the_drain() {
         let since = Instant::now();
         server.process.signal(Signal::SIGTERM);
         server.process.exit(LONG).await;
-        assert!(since.elapsed() < deadline + Duration::from_millis(200), "{:?}", since.elapsed());
+        assert!(since.elapsed() < deadline + Duration::from_millis(900), "{:?}", since.elapsed());
     }
 }
 
