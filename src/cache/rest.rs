@@ -38,6 +38,8 @@ struct Answered<B> {
     body: B,
     tags: Tags,
     updated: Updated,
+    /// The stored bytes beside those that it brings.
+    around: Around,
 }
 
 impl Rest {
@@ -103,7 +105,10 @@ impl Rest {
         updated.keeps &= options.skip_response.as_ref().is_none_or(|skip| !skip(&parts));
         parts.headers = joined(&updated.fields, &parts.headers);
         let tags = tags.or_else(|| self.known.head.tags.clone());
-        let answered = Answered { parts, body, tags, updated };
+        let Some(around) = self.around() else {
+            return contradiction(shared, client, parts.status);
+        };
+        let answered = Answered { parts, body, tags, updated, around };
         if client.noted.range {
             self.part(shared, client, answered, since)
         } else {
@@ -133,10 +138,7 @@ impl Rest {
     where
         B: Content,
     {
-        let Answered { mut parts, body, tags, updated } = answered;
-        let Some(around) = self.around() else {
-            return contradiction(shared, client, parts.status);
-        };
+        let Answered { mut parts, body, tags, updated, around } = answered;
         let (first, last) = self.wanted;
         let place = format!("bytes {first}-{last}/{}", self.known.length);
         let place = HeaderValue::try_from(place).expect("digits are valid");
@@ -166,11 +168,8 @@ impl Rest {
     {
         let options = &shared.options;
         let now = shared.state.now();
-        let Answered { mut parts, body, tags, updated } = answered;
+        let Answered { mut parts, body, tags, updated, around } = answered;
         let status = parts.status;
-        let Some(around) = self.around() else {
-            return contradiction(shared, client, status);
-        };
         parts.status = StatusCode::OK;
         let length = self.known.length;
         parts.headers.insert(CONTENT_LENGTH, HeaderValue::from(length));

@@ -1,7 +1,7 @@
 use std::{any::Any, fmt, io, path::PathBuf, time::Duration};
 
 use super::format;
-use crate::{BoxError, orchestrator::CANNOT_RUN};
+use crate::{BoxError, error, orchestrator::CANNOT_RUN};
 
 /// Why the next version was not taken: one variant for each way in which a step can fail.
 #[derive(Debug)]
@@ -83,9 +83,7 @@ pub(super) enum Failure {
 impl Failure {
     /// What a panic said.
     pub(super) fn broken(panic: &(dyn Any + Send)) -> Self {
-        let text = panic.downcast_ref::<String>().map(String::as_str);
-        let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
-        Self::Broken(text.unwrap_or("without a word").to_owned())
+        Self::Broken(error::words(panic).unwrap_or("without a word").to_owned())
     }
 
     /// Whether the same release would fail again, whatever changes around it.

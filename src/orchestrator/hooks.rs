@@ -1,16 +1,10 @@
-use std::{
-    any::Any,
-    fmt,
-    future::{Future, poll_fn},
-    panic::{AssertUnwindSafe, catch_unwind},
-    pin::{Pin, pin},
-    sync::Arc,
-    time::Duration,
-};
+use std::{fmt, future::Future, panic::AssertUnwindSafe, pin::Pin, sync::Arc, time::Duration};
 
+use futures_util::FutureExt;
 use tokio::time::timeout;
 
 use super::Signal;
+use crate::error;
 
 /// What the user wants to run at certain moments, one after the other, each within a time limit. One that
 /// panics is over.
@@ -64,21 +58,10 @@ impl<T: Clone> List<T> {
 /// The end of a hook, or the message of its panic. What comes after a hook must come whatever becomes of
 /// it: a signal whose hook has panicked is still to be obeyed.
 async fn unwound(hook: impl Future<Output = ()>) -> Result<(), String> {
-    let mut hook = pin!(hook);
-    poll_fn(|cx| {
-        // A hook that has panicked is dropped and not polled again, so nobody sees it half done; what it
-        // shares with others is theirs to guard, as with any task that panics.
-        match catch_unwind(AssertUnwindSafe(|| hook.as_mut().poll(cx))) {
-            Ok(poll) => poll.map(Ok),
-            Err(panic) => std::task::Poll::Ready(Err(message(&*panic))),
-        }
-    })
-    .await
-}
-
-fn message(panic: &(dyn Any + Send)) -> String {
-    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
-    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_default()
+    // A hook that has panicked is dropped and not polled again, so nobody sees it half done; what it shares
+    // with others is theirs to guard, as with any task that panics.
+    let ended = AssertUnwindSafe(hook).catch_unwind().await;
+    ended.map_err(|panic| error::words(&*panic).unwrap_or_default().to_owned())
 }
 
 impl<T> Default for List<T> {

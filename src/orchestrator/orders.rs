@@ -80,9 +80,9 @@ impl Master {
                 waiter.into_iter().for_each(|waiter| self.report.wait(Wish::Rollback, waiter));
                 self.rollback();
             }
-            // A second signal means more than the first; a second call does not.
             // The one who asks hears that nobody can answer it.
             Command::Fetch { .. } | Command::Keep { .. } => {}
+            // A second signal means more than the first; a second call does not.
             Command::Stop if self.stopping => {}
             Command::Stop => self.stop(),
             #[cfg(feature = "fetch")]

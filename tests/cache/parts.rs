@@ -339,8 +339,8 @@ async fn conditions_come_before_ranges_of_what_is_stored_in_part() {
     assert_eq!(app.get("/").await.text(), "0123456789");
 }
 
-#[tokio::test]
-async fn a_hundred_requests_ask_for_the_rest_once() {
+/// An origin that answers once, and from then on as often as its gate is opened.
+fn gated() -> (App, Arc<Semaphore>) {
     let gate = Arc::new(Semaphore::new(1));
     let app = App::with_service(layer().rfc9111(), {
         let gate = gate.clone();
@@ -352,6 +352,12 @@ async fn a_hundred_requests_ask_for_the_rest_once() {
             }
         }
     });
+    (app, gate)
+}
+
+#[tokio::test]
+async fn a_hundred_requests_ask_for_the_rest_once() {
+    let (app, gate) = gated();
     ranged(&app, "bytes=0-3").await;
     let clients: Vec<_> = (0..100)
         .map(|_| {
@@ -419,17 +425,7 @@ async fn what_is_skipped_is_not_stored_with_what_was() {
 #[tokio::test]
 async fn a_purge_while_the_rest_comes_keeps_all_of_it_out() {
     for range in [None, Some("bytes=0-6")] {
-        let gate = Arc::new(Semaphore::new(1));
-        let app = App::with_service(layer().rfc9111(), {
-            let gate = gate.clone();
-            move |_, request: Request<Body>| {
-                let gate = gate.clone();
-                async move {
-                    gate.acquire().await.unwrap().forget();
-                    Ok(origin(&request.into_parts().0, "\"a\"", "0123456789"))
-                }
-            }
-        });
+        let (app, gate) = gated();
         ranged(&app, "bytes=0-3").await;
         let headers: Vec<_> = range.iter().map(|range| ("range", *range)).collect();
         let rest = tokio::spawn({
