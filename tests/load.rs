@@ -298,12 +298,20 @@ async fn a_process_shows_its_lines_and_its_exit_and_leaves_no_orphan() {
     assert_eq!(status.code(), Some(3));
     assert!(process.has_exited());
     assert!(!process.signal(nix::sys::signal::Signal::SIGTERM), "nothing to signal");
-    // What marks it is not to be seen in the moment in which it becomes another program.
-    support::until("the sleeper", || !process.tree().is_empty()).await;
     let orphans = process.tree();
     assert_eq!(orphans.len(), 1, "the sleeper");
     assert!(support::procfs::descriptors(orphans[0]) > 0);
     assert!(support::procfs::resident_kib(orphans[0]) > 0);
     process.kill();
     assert!(process.tree().is_empty());
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn a_process_is_seen_while_it_becomes_another_program() {
+    let script = "exec /bin/sh -c \"$0\" \"$0\"";
+    let process = Program::new("/bin/sh").args(["-c", script, script]).start();
+    for look in 0..2_000 {
+        assert_eq!(process.tree(), [process.pid()], "look {look}");
+    }
 }

@@ -1,6 +1,7 @@
 //! What the kernel says about a process.
 
 use std::fs;
+use std::io::Read;
 use std::time::Duration;
 
 /// A child of a process.
@@ -56,12 +57,28 @@ pub(crate) fn cpu_time(pid: u32) -> Duration {
 /// Every living process whose environment, when it was started, had this variable with this value.
 pub(crate) fn marked(name: &str, value: &str) -> Vec<u32> {
     let entry = format!("{name}={value}").into_bytes();
-    let is_marked = |pid: &u32| {
-        // Empty for a zombie; not readable for a process of somebody else.
-        let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
-        environment.split(|byte| *byte == 0).any(|variable| variable == entry)
-    };
+    let is_marked =
+        |pid: &u32| environment(*pid).split(|byte| *byte == 0).any(|variable| variable == entry);
     pids().filter(is_marked).collect()
+}
+
+/// The environment that a process was started with; empty for a zombie, for a thread of the kernel
+/// and for a process of somebody else.
+fn environment(pid: u32) -> Vec<u8> {
+    let mut environment = vec![0; 256 * 1024];
+    for _ in 0..100 {
+        // At one go: what was opened shows no more once the process is another program.
+        let file = fs::File::open(format!("/proc/{pid}/environ"));
+        let length = file.and_then(|mut file| file.read(&mut environment)).unwrap_or(0);
+        // There is a moment in execve(2) in which the new program is there and its environment is
+        // not.
+        if length > 0 || fs::read_link(format!("/proc/{pid}/exe")).is_err() {
+            environment.truncate(length);
+            return environment;
+        }
+        std::thread::sleep(Duration::from_micros(100));
+    }
+    Vec::new()
 }
 
 fn pids() -> impl Iterator<Item = u32> {
