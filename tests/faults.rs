@@ -16,7 +16,7 @@ use support::http::{GET, answer, connect, send};
 use support::load::{Kind, Load};
 use support::process;
 use support::procfs;
-use support::server::{Setup, deploy, hands_over};
+use support::server::{Setup, deploy, hands_over, script};
 use support::until;
 
 #[test]
@@ -30,14 +30,6 @@ struct Case {
     name: &'static str,
     break_it: fn(&Path),
     why: &'static str,
-}
-
-/// Replaces the program by a script, or by what is none.
-fn script(path: &Path, content: impl AsRef<[u8]>) {
-    let new = path.with_extension("new");
-    fs::write(&new, content).expect("write a script");
-    fs::set_permissions(&new, fs::Permissions::from_mode(0o755)).expect("make it executable");
-    fs::rename(new, path).expect("put it in place");
 }
 
 /// Deploys a good program that goes wrong as the server's `Fault` says.

@@ -14,7 +14,7 @@ use support::http::{GET, answer, connect, expect_end, send};
 use support::load::{Kind, Load};
 use support::process;
 use support::procfs;
-use support::server::{Server, Setup, deploy};
+use support::server::{Server, Setup, deploy, script};
 use support::until;
 
 #[test]
@@ -120,6 +120,29 @@ async fn a_master_killed_at_any_moment_leaves_nothing_behind() {
         // Nobody holds the address, nor a file, nor anything else: the next start is a fresh one.
         drop(Setup::new().bind(&server.addr().to_string()).start().await);
     }
+}
+
+#[tokio::test]
+async fn a_worker_whose_master_nobody_has_waited_for_is_no_master() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("app");
+    let unreaped = ["-c", "\"$@\" & exec sleep 1000", "sh"];
+    let server = Setup::from_copy(&path).under("/bin/sh", &unreaped).start().await;
+    let master = procfs::children(server.process.pid())[0].pid;
+    fs::rename(&path, path.with_extension("good")).expect("set the program aside");
+    let late = r#"#!/bin/bash
+echo "waiting"
+until grep -q "^State:.Z" "/proc/$PPID/status"; do sleep 0.01; done
+exec "$0.good" "$@"
+"#;
+    script(&path, late);
+    process::signal(master, Signal::SIGHUP);
+    server.process.line("waiting").await;
+    process::signal(master, Signal::SIGKILL);
+    let parent = server.process.pid();
+    until("all workers have left", || server.process.tree() == [parent]).await;
+    let starts = server.process.lines().iter().filter(|line| line.contains("ready: ")).count();
+    assert_eq!(starts, 1, "a worker has become a master");
 }
 
 #[tokio::test]

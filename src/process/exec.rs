@@ -31,9 +31,13 @@ use {
 
 #[cfg(target_os = "linux")]
 use super::threads::Shield;
-use super::{env as environment, fd, image::Image, invocation::Invocation};
+use super::{
+    env as environment, fd,
+    image::Image,
+    invocation::{Invocation, PID_DIGITS},
+};
 
-/// Names the control descriptor of a worker and the process that may have sent it: `3:1234`.
+/// Names the control descriptor of a worker and the worker itself, as `LISTEN_PID` does: `3:0000001234`.
 const CONTROL: &str = "GRACEFUL_CONTROL";
 
 /// The program that reloads start, and how it was called.
@@ -95,13 +99,14 @@ impl Program {
         environment: impl Iterator<Item = (OsString, OsString)>,
         inherited: Option<BorrowedFd<'static>>,
     ) -> io::Result<Command> {
-        let invocation = self.invocation(path, environment)?;
+        let mut invocation = self.invocation(path, environment)?;
         let mut command = Command::new(path);
         // A group of its own: Ctrl-C and the end of a terminal reach the master only.
         command.process_group(0);
         let exec = move || {
             if let Some(inherited) = inherited {
                 fd::set_cloexec(inherited, false)?;
+                invocation.write_own_pid();
             }
             Err(invocation.exec())
         };
@@ -123,7 +128,8 @@ impl Program {
     /// Starts the program; it inherits `control` and no other descriptor above 2.
     fn spawn_from(&self, path: &Path, control: OwnedFd) -> io::Result<u32> {
         let number = control.as_raw_fd();
-        let value = format!("{number}:{}", std::process::id());
+        // The child writes its number over these digits; the variable is to be the last one for that.
+        let value = format!("{number}:{:0width$}", 0, width = PID_DIGITS);
         let environment = env::vars_os().chain([(CONTROL.into(), value.into())]);
         // SAFETY: `control` lives until after the fork, and the child's copy until its exec.
         let inherited = unsafe { BorrowedFd::borrow_raw(number) };
@@ -303,13 +309,11 @@ pub(crate) fn parent() -> Parent {
 }
 
 fn control(value: &OsStr) -> Option<OwnedFd> {
-    let (number, master) = value.to_str()?.split_once(':')?;
-    let (number, master): (i32, i32) = (number.parse().ok()?, master.parse().ok()?);
-    // A grandchild may have inherited the variable by way of a program that is not ours. Whoever has
-    // lost its master already is still a worker: it will read the end of the stream and leave.
-    let parent = nix::unistd::getppid().as_raw();
-    if parent != master && nix::sys::signal::kill(nix::unistd::Pid::from_raw(master), None).is_ok()
-    {
+    let (number, pid) = value.to_str()?.split_once(':')?;
+    let (number, pid): (i32, u32) = (number.parse().ok()?, pid.parse().ok()?);
+    // A grandchild may have inherited the variable by way of a program that is not ours. Who the parent
+    // is says nothing: a worker that has lost its master is still one, and must see it and leave.
+    if pid != std::process::id() {
         return None;
     }
     fd::adopt_if(number, |fd| {
@@ -345,13 +349,17 @@ mod tests {
 
     #[test]
     fn a_garbled_control_variable_is_refused() {
-        let parent = nix::unistd::getppid();
+        let own = std::process::id();
         for value in ["", "3", "x:y", "3:", ":1", "-1:1", "99999:1", "3:4:5"] {
             assert!(control(value.as_ref()).is_none(), "{value:?}");
         }
-        assert!(control(format!("999999:{parent}").as_ref()).is_none(), "not open");
-        let file = tempfile::tempfile().unwrap();
-        let number = std::os::fd::IntoRawFd::into_raw_fd(file);
-        assert!(control(format!("{number}:{parent}").as_ref()).is_none(), "not a socket");
+        assert!(control(format!("999999:{own}").as_ref()).is_none(), "not open");
+        let file = std::os::fd::IntoRawFd::into_raw_fd(tempfile::tempfile().unwrap());
+        assert!(control(format!("{file}:{own}").as_ref()).is_none(), "not a socket");
+        let (wire, _other) = std::os::unix::net::UnixStream::pair().unwrap();
+        let wire = std::os::fd::IntoRawFd::into_raw_fd(wire);
+        let parent = nix::unistd::getppid();
+        assert!(control(format!("{wire}:{parent}").as_ref()).is_none(), "for another process");
+        assert!(control(format!("{wire}:{own:010}").as_ref()).is_some());
     }
 }

@@ -5,6 +5,9 @@ use std::{
 
 use nix::libc;
 
+/// As many as the number of a process can have.
+pub(super) const PID_DIGITS: usize = 10;
+
 /// A program, its arguments and its environment as execve(2) takes them: made before a fork, as nothing
 /// can be allocated after it.
 #[derive(Debug)]
@@ -32,6 +35,17 @@ impl Invocation {
         })
     }
 
+    /// Writes the number of this process over the digits that the last variable ends with.
+    pub(super) fn write_own_pid(&mut self) {
+        let mut pid = std::process::id();
+        self.variables.change_last(|text| {
+            for digit in text.iter_mut().rev().take(PID_DIGITS) {
+                *digit = b'0' + (pid % 10) as u8;
+                pid /= 10;
+            }
+        });
+    }
+
     /// Becomes this program. Returns only when that fails.
     ///
     /// Not by execvp(3), as std does it: that gives whatever the kernel knows no format of to a shell,
@@ -45,25 +59,36 @@ impl Invocation {
     }
 }
 
-/// Texts, and where each of them is.
+/// Texts, each with a null byte at its end, and where each of them is.
 #[derive(Debug)]
 struct Texts {
     pointers: Vec<*const c_char>,
-    _owned: Vec<CString>,
+    owned: Vec<Vec<u8>>,
 }
 
 impl Texts {
     fn new(owned: Vec<CString>) -> Self {
-        let pointers = owned.iter().map(|text| text.as_ptr()).chain([ptr::null()]).collect();
-        Self { pointers, _owned: owned }
+        let owned: Vec<_> = owned.into_iter().map(CString::into_bytes_with_nul).collect();
+        let pointers = owned.iter().map(|text| text.as_ptr().cast()).chain([ptr::null()]).collect();
+        Self { pointers, owned }
     }
 
     fn as_ptr(&self) -> *const *const c_char {
         self.pointers.as_ptr()
     }
+
+    /// Allocates nothing.
+    fn change_last(&mut self, change: impl FnOnce(&mut [u8])) {
+        if let Some(at) = self.owned.len().checked_sub(1)
+            && let Some((_null, text)) = self.owned[at].split_last_mut()
+        {
+            change(text);
+            self.pointers[at] = self.owned[at].as_ptr().cast();
+        }
+    }
 }
 
-// SAFETY: the pointers lead into heap memory that moves along with this and that nobody writes to.
+// SAFETY: the pointers lead into heap memory that moves along with this; who writes to it has it alone.
 unsafe impl Send for Texts {}
 // SAFETY: as above; shared access can only read.
 unsafe impl Sync for Texts {}

@@ -2,6 +2,7 @@
 //! [`serve`], and the tests start it with the options in its environment.
 
 use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -399,6 +400,14 @@ impl Setup {
 
 /// Stands before what a build says of itself.
 const TEXT: &str = "@@ this build wants\n";
+
+/// Replaces the program by a script, or by what is none.
+pub(crate) fn script(path: &Path, content: impl AsRef<[u8]>) {
+    let new = path.with_extension("new");
+    std::fs::write(&new, content).expect("write a script");
+    std::fs::set_permissions(&new, PermissionsExt::from_mode(0o755)).expect("make it executable");
+    std::fs::rename(new, path).expect("put it in place");
+}
 
 /// Puts a new build in place: another file with another content, moved there in one step.
 pub(crate) fn deploy(path: &Path) {

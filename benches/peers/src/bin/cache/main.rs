@@ -324,15 +324,26 @@ fn serve(name: &str) {
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     runtime.unwrap().block_on(async {
         let layer = LruCacheLayer::new(1000);
-        let app = match name {
-            "plain handler" => routes(Duration::ZERO),
-            "graceful, Router::layer" => routes(Duration::ZERO).layer(layer),
-            _ => Router::new().fallback_service(layer.layer(routes(Duration::ZERO))),
-        };
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         println!("{}", listener.local_addr().unwrap());
         let closed = tokio::task::spawn_blocking(|| std::io::stdin().read_line(&mut String::new()));
-        let serving = tokio::spawn(async move { axum::serve(listener, app).await });
+        let plain = routes(Duration::ZERO);
+        let serving = match name {
+            "plain handler" => tokio::spawn(async { axum::serve(listener, plain).await }),
+            "graceful, Router::layer" => {
+                let app = plain.layer(layer);
+                tokio::spawn(async { axum::serve(listener, app).await })
+            }
+            _ => {
+                // The body as axum::serve wants it.
+                let app = tower::ServiceBuilder::new()
+                    .map_response(|answer: Response<_>| answer.map(Body::new))
+                    .layer(layer)
+                    .service(served(plain));
+                let app = axum::ServiceExt::<Request<Body>>::into_make_service(app);
+                tokio::spawn(async { axum::serve(listener, app).await })
+            }
+        };
         let _ = closed.await;
         serving.abort();
     });
