@@ -6,6 +6,7 @@ mod support;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
+use tokio::io::AsyncReadExt;
 use tokio::net::UnixStream;
 
 use support::http::{GET, answer, connect, expect_end, send};
@@ -25,6 +26,16 @@ async fn reload(server: &Server, generation: u64) {
 
 fn reloads(default: u64) -> u64 {
     std::env::var("GRACEFUL_RELOADS").map_or(default, |count| count.parse().expect("a number"))
+}
+
+/// Whatever else is idle has moved by then, too, or is about to.
+async fn until_moved(client: &mut UnixStream) {
+    loop {
+        send(client, GET).await;
+        if generation(&answer(client).await) == "2" {
+            return;
+        }
+    }
 }
 
 #[tokio::test]
@@ -239,6 +250,33 @@ async fn a_connection_knows_its_peer_and_its_listener_after_the_move() {
             server.one_worker().await;
         }
     }
+}
+
+/// Its client waits for the end of the connection, which is that of the answer; and reads it late, when the
+/// worker has nothing left to do but to write.
+#[tokio::test]
+async fn an_answer_without_a_length_ends_its_connection() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("a.sock");
+    // Its buffer does not grow by itself, as that of TCP does.
+    let server = Setup::new().bind(&format!("unix:{}", path.display())).start().await;
+    let mut client = UnixStream::connect(&path).await.expect("connect");
+    let stream =
+        "GET /stream?chunks=10&bytes=40960&ms=0 HTTP/1.0\r\nconnection: keep-alive\r\n\r\n";
+    send(&mut client, stream).await;
+    let mut received = Vec::new();
+    while received.len() < 4096 {
+        client.read_buf(&mut received).await.expect("the begin");
+    }
+    let mut other = UnixStream::connect(&path).await.expect("connect");
+    send(&mut other, GET).await;
+    answer(&mut other).await;
+    reload(&server, 2).await;
+    until_moved(&mut other).await;
+    let all = tokio::time::timeout(Duration::from_secs(20), client.read_to_end(&mut received));
+    all.await.expect("the end of the connection").expect("the rest");
+    let head = received.windows(4).position(|four| four == b"\r\n\r\n").expect("a head") + 4;
+    assert_eq!(received.len() - head, 10 * 40_960);
 }
 
 #[tokio::test]

@@ -24,6 +24,7 @@ fn server() {
 const LONG: Duration = Duration::from_secs(20);
 const END_STREAM: u8 = 1;
 const DATA: u8 = 0;
+const WINDOW_UPDATE: u8 = 8;
 
 /// Both ways to run, and each signal that ends a process or a generation.
 async fn servers() -> Vec<(Server, Signal)> {
@@ -112,6 +113,49 @@ async fn an_idle_connection_does_not_delay_the_end() {
             assert!(server.process.exit(LONG).await.success());
         }
         assert!(since.elapsed() < LONG / 4, "{:?}", since.elapsed());
+    }
+}
+
+/// Without any patience for the idle; and a client that still has something to say when all is said is not
+/// reset, which could cost it the end of its answer.
+#[tokio::test]
+async fn an_answer_that_waits_for_its_client_is_in_flight() {
+    const LENGTH: usize = 500_000;
+    const WINDOW: usize = 65_535;
+    let setup = || Setup::new().stop_timeout(LONG).idle_grace(Duration::ZERO);
+    for (server, signal) in [
+        (setup().single().start().await, Signal::SIGTERM),
+        (setup().start().await, Signal::SIGTERM),
+        (setup().start().await, Signal::SIGHUP),
+    ] {
+        let mut raw = open(&server).await;
+        raw.send(raw::get(1, &format!("/whole?bytes={LENGTH}"))).await;
+        let mut received = 0;
+        while received < WINDOW {
+            received += raw.frame_of(DATA).await.payload.len();
+        }
+        server.process.signal(signal);
+        raw.frame_of(raw::GOAWAY).await;
+        let ping = raw.frame_of(raw::PING).await;
+        raw.send(raw::frame(raw::PING, raw::ACK, 0, &ping.payload)).await;
+        let room = (1_u32 << 24).to_be_bytes();
+        raw.send([0, 1].map(|of| raw::frame(WINDOW_UPDATE, 0, of, &room)).concat()).await;
+        loop {
+            let frame = raw.frame_of(DATA).await;
+            received += frame.payload.len();
+            if frame.flags & END_STREAM != 0 {
+                break;
+            }
+        }
+        assert_eq!(received, LENGTH, "{signal}");
+        rest(&mut raw).await;
+        // A reset would have come back by the time that the first is written, and the second would fail.
+        raw.send(raw::frame(raw::PING, 0, 0, &[0; 8])).await;
+        raw.send(raw::frame(raw::PING, 0, 0, &[0; 8])).await;
+        drop(raw);
+        if signal == Signal::SIGTERM {
+            assert!(server.process.exit(LONG).await.success());
+        }
     }
 }
 

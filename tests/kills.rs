@@ -77,6 +77,34 @@ async fn a_worker_out_of_descriptors_waits_for_some() {
     stop(&server).await;
 }
 
+/// The kernel resets whoever waits when the last listener is closed.
+#[tokio::test]
+async fn a_stop_of_a_worker_out_of_descriptors_resets_nobody() {
+    let server = Setup::new().env("TEST_NOFILE", 60).stop_timeout(LONG).start().await;
+    let mut clients = Vec::new();
+    for _ in 0..100 {
+        clients.push(connect(server.addr()).await);
+    }
+    send(&mut clients[0], GET).await;
+    answer(&mut clients[0]).await;
+    let mut late = clients.split_off(70);
+    server.process.signal(Signal::SIGTERM);
+    // It has heard of the stop: this one is answered for the last time.
+    while !answered_with_goodbye(&mut clients[1]).await {}
+    drop(clients);
+    for client in &mut late {
+        send(client, GET).await;
+        assert!(answer(client).await.starts_with("HTTP/1.1 200"));
+    }
+    drop(late);
+    assert!(server.process.exit(LONG).await.success());
+}
+
+async fn answered_with_goodbye(client: &mut tokio::net::TcpStream) -> bool {
+    send(client, GET).await;
+    answer(client).await.contains("connection: close")
+}
+
 #[tokio::test]
 async fn workers_killed_at_any_moment_of_a_reload_are_replaced() {
     let server = Setup::new().bake(Duration::from_millis(200)).start().await;

@@ -134,6 +134,48 @@ async fn an_idle_connection_is_closed_after_its_time() {
     }
 }
 
+/// The next worker knows that it is no new one, which has less time.
+#[tokio::test]
+async fn an_idle_connection_has_the_same_time_where_it_moves_to() {
+    let server = Setup::new().bake(Duration::ZERO).start().await;
+    let mut raw = Raw::connect(server.addr()).await;
+    raw.send(GET).await;
+    assert_eq!(raw.answer().await.expect("an answer").status, 200);
+    let since = Instant::now();
+    server.process.signal(nix::sys::signal::Signal::SIGHUP);
+    server.process.line("reloaded: 2").await;
+    let moved = Instant::now();
+    assert_eq!(raw.answer().await, None);
+    took_between(since, moved, Instant::now(), KEEP_ALIVE);
+}
+
+/// Its window is full, and it answers pings.
+#[tokio::test]
+async fn an_http2_client_that_reads_slowly_is_not_idle() {
+    let server = start().await;
+    let mut raw = Raw::connect(server.addr()).await;
+    raw.start_h2().await;
+    raw.acknowledge_settings().await;
+    raw.send(raw::get(1, "/whole?bytes=100000")).await;
+    let (since, mut received) = (Instant::now(), 0);
+    let mut has_room = false;
+    while received < 100_000 {
+        let frame = raw.frame().await.expect("it is in flight");
+        assert_ne!(frame.kind, raw::GOAWAY, "it is in flight");
+        if frame.kind == raw::PING {
+            raw.send(raw::frame(raw::PING, raw::ACK, 0, &frame.payload)).await;
+        } else if frame.kind == 0 {
+            received += frame.payload.len();
+        }
+        if !has_room && since.elapsed() > 2 * KEEP_ALIVE {
+            has_room = true;
+            let room = (1_u32 << 20).to_be_bytes();
+            raw.send([0, 1].map(|of| raw::frame(8, 0, of, &room)).concat()).await;
+        }
+    }
+    assert!(has_room, "all of it fitted");
+}
+
 #[tokio::test]
 async fn what_is_in_flight_is_not_limited() {
     let server = start().await;

@@ -24,6 +24,11 @@ impl<B, G> ResponseBody<B, G> {
     pub(crate) fn new(inner: B, guard: G) -> Self {
         Self { inner: Some(inner), guard }
     }
+
+    #[cfg(feature = "serve")]
+    pub(crate) fn into_parts(self) -> (Option<B>, G) {
+        (self.inner, self.guard)
+    }
 }
 
 impl<B, G: Default> ResponseBody<B, G> {

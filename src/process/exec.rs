@@ -6,7 +6,7 @@ use std::{
     io,
     os::{
         fd::{AsRawFd, BorrowedFd, OwnedFd},
-        unix::process::CommandExt,
+        unix::{fs::MetadataExt, process::CommandExt},
     },
     path::{Path, PathBuf},
     process::Command,
@@ -56,8 +56,9 @@ impl Program {
     pub(crate) fn resolve() -> io::Result<Self> {
         let mut args = env::args_os();
         let arg0 = args.next().unwrap_or_default();
-        let start = env::current_dir()?;
-        let path = match find(&arg0, &start, env::var_os("PATH").as_deref()) {
+        // A deploy may have removed the directory that it was started in; then only whole paths are known.
+        let start = env::current_dir().unwrap_or_default();
+        let path = match find(&arg0, &start, env::var_os("PATH").as_deref(), is_this_program) {
             Some(path) => path,
             None => env::current_exe()?,
         };
@@ -273,17 +274,32 @@ pub(crate) fn predecessor() -> Option<io::Result<Vec<u8>>> {
     None
 }
 
-fn find(arg0: &OsStr, start: &Path, path: Option<&OsStr>) -> Option<PathBuf> {
+/// Whether this process runs the file. A name alone says little: `exec -a` gives any.
+fn is_this_program(path: &Path) -> bool {
+    let own =
+        if cfg!(target_os = "linux") { Ok("/proc/self/exe".into()) } else { env::current_exe() };
+    let file = |path: &Path| path.metadata().map(|file| (file.dev(), file.ino()));
+    matches!((own.and_then(|own| file(&own)), file(path)), (Ok(own), Ok(other)) if own == other)
+}
+
+fn find(
+    arg0: &OsStr,
+    start: &Path,
+    path: Option<&OsStr>,
+    is_it: impl Fn(&Path) -> bool,
+) -> Option<PathBuf> {
     if arg0.is_empty() {
         return None;
     }
     if Path::new(arg0).components().count() > 1 || arg0.as_encoded_bytes().contains(&b'/') {
         let path = start.join(arg0);
-        return path.exists().then_some(path);
+        // Relative still where the directory is gone.
+        return (path.is_absolute() && path.exists()).then_some(path);
     }
     env::split_paths(path?)
         .map(|directory| start.join(directory).join(arg0))
         .find(|candidate| candidate.is_file() && access(candidate, AccessFlags::X_OK).is_ok())
+        .filter(|candidate| is_it(candidate))
 }
 
 /// What the environment says about the parent of this process.
@@ -333,8 +349,9 @@ mod tests {
         let program = directory.path().join("bin/app");
         std::fs::create_dir(directory.path().join("bin")).unwrap();
         std::fs::write(&program, "").unwrap();
-        let find =
-            |arg0: &str, path: &str| find(arg0.as_ref(), directory.path(), Some(path.as_ref()));
+        let find = |arg0: &str, path: &str| {
+            find(arg0.as_ref(), directory.path(), Some(path.as_ref()), |path| *path == program)
+        };
 
         assert_eq!(find("bin/app", ""), Some(directory.path().join("bin/app")));
         assert_eq!(find("./bin/app", ""), Some(directory.path().join("./bin/app")));
@@ -342,7 +359,10 @@ mod tests {
         assert_eq!(find("app", "other:bin"), None, "not executable yet");
         use std::os::unix::fs::PermissionsExt;
         std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
-        assert_eq!(find("app", "other:bin"), Some(program));
+        assert_eq!(find("app", "other:bin"), Some(program.clone()));
+        std::fs::create_dir(directory.path().join("other")).unwrap();
+        std::fs::copy(&program, directory.path().join("other/app")).unwrap();
+        assert_eq!(find("app", "other:bin"), None, "a shell would find another program");
         assert_eq!(find("bin/gone", ""), None);
         assert_eq!(find("", "bin"), None);
     }

@@ -101,7 +101,12 @@ pub(crate) async fn accept(
             }
             Accepting::Handed(alone) if !is_alone(&alone) => return,
             Accepting::Handed(_) | Accepting::Last => {
-                return take_backlog(&listener, &*app, &context);
+                let Some(pause) = take_backlog(&listener, &*app, &context) else { return };
+                tokio::select! {
+                    changed = accepting.changed() => if changed.is_err() { return },
+                    () = sleep(pause) => {}
+                }
+                continue;
             }
         };
         let mut changed = pin!(accepting.changed());
@@ -163,17 +168,20 @@ fn spawn(
     }
 }
 
-/// The kernel resets what is still in the backlog when the last copy of the listener is closed.
-fn take_backlog(listener: &Listener, app: &dyn App, context: &Arc<Context>) {
+/// The kernel resets what is still in the backlog when the last copy of the listener is closed. Answers how
+/// long to wait where there may be more for which no descriptor is left.
+fn take_backlog(listener: &Listener, app: &dyn App, context: &Arc<Context>) -> Option<Duration> {
     loop {
-        match listener.accept_now() {
-            Ok(None) => return,
-            accepted => {
-                let accepted = accepted.map(|accepted| accepted.expect("it is not none"));
-                if spawn(listener, app, context, accepted, None).is_some() {
-                    return;
-                }
+        let accepted = match listener.accept_now() {
+            Ok(accepted) => Ok(accepted?),
+            Err(error) if matches!(AcceptError::from(&error), AcceptError::Listener) => {
+                return None;
             }
+            Err(error) => Err(error),
+        };
+        let pause = spawn(listener, app, context, accepted, None);
+        if pause.is_some() {
+            return pause;
         }
     }
 }

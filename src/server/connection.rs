@@ -25,6 +25,7 @@ use super::{
     limits::{HEADERS, PONG_TIMEOUT},
     requests::Connection,
     service::Counted,
+    whole::Whole,
 };
 use crate::{
     BoxError,
@@ -56,7 +57,7 @@ where
 {
     let Accepted { mut stream, peer, listener, mut bytes, begun, guard, seat, tls } = accepted;
     let waker = poll_fn(|cx| Poll::Ready(cx.waker().clone())).await;
-    let connection = Connection::new(context, guard, seat, waker);
+    let connection = Connection::new(context, begun, guard, seat, waker);
     let mut watch = Watch::new(connection.clone());
     let mut protocol = begun.then_some(Protocol::Http1);
     if let Some(acceptor) = tls {
@@ -453,7 +454,7 @@ async fn ignore(mut stream: Stream) {
     while stream.read(&mut ignored).await.is_ok_and(|length| length > 0) {}
 }
 
-async fn http2<S, B>(io: Io, app: S, peer: Peer, mut watch: Watch)
+async fn http2<S, B>(mut io: Io, app: S, peer: Peer, mut watch: Watch)
 where
     S: Service<Request<Body>, Response = Response<B>> + Clone + Send + 'static,
     S::Error: Into<BoxError>,
@@ -464,7 +465,7 @@ where
 {
     let connection = watch.connection.clone();
     connection.stay();
-    let service = Counted::new(app, connection.clone(), peer);
+    let service = Whole(Counted::new(app, connection.clone(), peer));
     let mut builder = http2::Builder::new(TokioExecutor::new());
     let limits = connection.context().limits;
     builder
@@ -476,28 +477,36 @@ where
         builder.max_header_list_size(u32::try_from(size).unwrap_or(u32::MAX));
     }
     watch.has_heads = false;
-    let mut http = pin!(builder.serve_connection(TokioIo::new(io), service));
     let mut going = false;
-    poll_fn(|cx| {
-        loop {
-            if http.as_mut().poll(cx).is_ready() {
-                return Poll::Ready(());
+    let is_over = {
+        let mut http = pin!(builder.serve_connection(TokioIo::new(&mut io), service));
+        poll_fn(|cx| {
+            loop {
+                if http.as_mut().poll(cx).is_ready() {
+                    return Poll::Ready(false);
+                }
+                // A peer that never acknowledges would keep hyper waiting for ever.
+                let wish = watch.poll(cx, || connection.is_idle());
+                let phase = connection.context().phase();
+                if going || (wish.is_pending() && phase == Phase::Serving) {
+                    return wish.map(|_| true);
+                }
+                if let Poll::Ready(Wish::Cut) = wish {
+                    return Poll::Ready(true);
+                }
+                // GOAWAY; streams that have begun go on. It must be polled again to be sent.
+                going = true;
+                connection.set_notice(match phase {
+                    Phase::Draining { idle_grace, .. } => NOTICE.min(idle_grace),
+                    Phase::Serving | Phase::Cut => NOTICE,
+                });
+                http.as_mut().graceful_shutdown();
             }
-            // A peer that never acknowledges would keep hyper waiting for ever.
-            let wish = watch.poll(cx, || connection.is_idle());
-            if going || (wish.is_pending() && connection.context().phase() == Phase::Serving) {
-                return wish.map(drop);
-            }
-            if let Poll::Ready(Wish::Cut) = wish {
-                return Poll::Ready(());
-            }
-            // GOAWAY; streams that have begun go on. It must be polled again to be sent.
-            going = true;
-            if let Phase::Draining { idle_grace, .. } = connection.context().phase() {
-                connection.set_notice(NOTICE.min(idle_grace));
-            }
-            http.as_mut().graceful_shutdown();
-        }
-    })
-    .await;
+        })
+        .await
+    };
+    // The client may still have answers to read, and says so while it does.
+    if !is_over && !io.has_ended() {
+        close(io.into_parts().0, &mut watch).await;
+    }
 }

@@ -15,6 +15,7 @@ mod limits;
 mod requests;
 mod service;
 mod serving;
+mod whole;
 
 pub(crate) use self::{
     accept::{Accepted, Accepting, App, HttpApp},

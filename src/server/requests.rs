@@ -100,6 +100,8 @@ pub(crate) struct Connection {
 #[derive(Debug)]
 struct Requests {
     begun: u64,
+    /// It has made requests to the worker that it came from.
+    before: bool,
     /// When the latest request ended; before the first one, when the connection began.
     idle_since: Instant,
     in_flight: Vec<Request>,
@@ -124,9 +126,14 @@ fn unread(request: u64) -> u64 {
 }
 
 impl Requests {
-    fn new() -> Self {
+    fn new(before: bool) -> Self {
         let (in_flight, upgraded, rest) = Default::default();
-        Self { begun: 0, idle_since: Instant::now(), in_flight, upgraded, rest }
+        Self { begun: 0, before, idle_since: Instant::now(), in_flight, upgraded, rest }
+    }
+
+    /// Whether the next one is the first that the client makes.
+    fn is_new(&self) -> bool {
+        self.begun == 0 && !self.before
     }
 }
 
@@ -173,7 +180,7 @@ impl Registry {
             let count = match (connection.is_upgrading(), requests.in_flight.is_empty()) {
                 (true, _) => &mut survey.upgraded,
                 (false, false) => &mut survey.active,
-                (false, true) if requests.begun == 0 => &mut survey.new,
+                (false, true) if requests.is_new() => &mut survey.new,
                 (false, true) => &mut survey.idle,
             };
             *count += 1;
@@ -202,9 +209,11 @@ impl Registry {
 }
 
 impl Connection {
-    /// `waker` is the one of the task that drives the connection, and of no part of it.
+    /// `before` says whether it has made requests to the worker that it came from; `waker` is the one of the
+    /// task that drives the connection, and of no part of it.
     pub(crate) fn new(
         context: Arc<Context>,
+        before: bool,
         guard: DrainGuard,
         seat: Option<OwnedSemaphorePermit>,
         waker: Waker,
@@ -213,7 +222,7 @@ impl Connection {
         let connection = Arc::new(Self {
             id,
             context,
-            requests: Mutex::new(Requests::new()),
+            requests: Mutex::new(Requests::new(before)),
             unread: AtomicU64::new(0),
             has_rest: AtomicBool::new(false),
             last: AtomicBool::new(false),
@@ -427,7 +436,7 @@ impl Connection {
     /// Since when the client owes a request, and whether it has made one before.
     pub(crate) fn idle_since(&self) -> (Instant, bool) {
         let requests = lock(&self.requests);
-        (requests.idle_since, requests.begun > 0)
+        (requests.idle_since, !requests.is_new())
     }
 
     pub(crate) fn is_idle(&self) -> bool {

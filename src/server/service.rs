@@ -12,7 +12,7 @@ use axum::{
 };
 use http::{
     HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version,
-    header::{CONNECTION, EXPECT},
+    header::{CONNECTION, CONTENT_LENGTH, EXPECT},
 };
 use http_body::{Body as _, Frame, SizeHint};
 use hyper::body::Incoming;
@@ -41,6 +41,7 @@ impl<S, B> hyper::service::Service<Request<Incoming>> for Counted<S>
 where
     S: Service<Request<Body>, Response = Response<B>> + Clone,
     S::Error: Into<BoxError>,
+    B: http_body::Body,
 {
     type Response = Response<ResponseBody<B, Option<RequestGuard>>>;
     type Error = Infallible;
@@ -53,6 +54,7 @@ where
         if http1 && !keeps_alive(request.version(), request.headers()) {
             self.connection.set_last();
         }
+        let old = request.version() < Version::HTTP_11;
         let connect = *request.method() == Method::CONNECT;
         let expects = has_body && request.headers().contains_key(EXPECT);
         let mut request = request.map(|body| match has_body {
@@ -83,7 +85,7 @@ where
             Poll::Ready(Err(error)) => State::Failed { error: Some(error.into()) },
             Poll::Pending => State::Waiting { waiting: Some(Box::new((app, request))) },
         };
-        ResponseFuture { state, guard: Some(guard), http1, connect }
+        ResponseFuture { state, guard: Some(guard), http1, old, connect }
     }
 }
 
@@ -93,6 +95,8 @@ pin_project! {
         state: State<S, S::Future>,
         guard: Option<RequestGuard>,
         http1: bool,
+        // The client speaks HTTP/1.0.
+        old: bool,
         connect: bool,
     }
 }
@@ -110,6 +114,7 @@ impl<S, B> Future for ResponseFuture<S>
 where
     S: Service<Request<Body>, Response = Response<B>>,
     S::Error: Into<BoxError>,
+    B: http_body::Body,
 {
     type Output = Result<Response<ResponseBody<B, Option<RequestGuard>>>, Infallible>;
 
@@ -135,6 +140,13 @@ where
         Poll::Ready(Ok(match result {
             Ok(mut response) => {
                 if *this.http1 {
+                    if (*this.old || response.version() < Version::HTTP_11)
+                        && !has_length(&response)
+                        && let Some(guard) = &guard
+                    {
+                        // Its end is that of the connection (RFC 9112, section 6.3).
+                        guard.connection().set_last();
+                    }
                     part(&mut response, &mut guard, *this.connect);
                 }
                 response.map(|body| ResponseBody::new(body, guard))
@@ -168,6 +180,11 @@ fn part<B>(response: &mut Response<B>, request: &mut Option<RequestGuard>, conne
     if has_token(response.headers(), "close") {
         connection.set_last();
     }
+}
+
+/// Whether it is known how long the body will be.
+fn has_length<B: http_body::Body>(response: &Response<B>) -> bool {
+    response.headers().contains_key(CONTENT_LENGTH) || response.body().size_hint().exact().is_some()
 }
 
 /// Whether the client expects the connection to persist (RFC 9112, section 9.3).

@@ -58,13 +58,14 @@ pub(crate) fn announced(routes: Router) -> Router {
     }))
 }
 
-/// `/`, `/slow?ms=300`, `/stream?chunks=8&bytes=4096&ms=40`, `/upload` and `/pid`, and nothing around
+/// `/`, `/slow?ms=300`, `/stream?chunks=8&bytes=4096&ms=40`, `/whole?bytes=4096`, `/upload` and `/pid`, and nothing around
 /// them.
 pub(crate) fn routes() -> Router {
     Router::new()
         .route("/", get(async || PAGE))
         .route("/slow", get(slow))
         .route("/stream", get(stream))
+        .route("/whole", get(whole))
         .route("/upload", post(upload))
         .route("/pid", get(async || format!("{}\n", std::process::id())))
 }
@@ -91,6 +92,11 @@ async fn stream(query: Numbers) -> Result<Body, (StatusCode, String)> {
         pause: Duration::from_millis(number(&query, "ms")?.into()),
         sleep: None,
     }))
+}
+
+/// A body of one chunk.
+async fn whole(query: Numbers) -> Result<Bytes, (StatusCode, String)> {
+    Ok(pattern::bytes(0, number(&query, "bytes")? as usize).into())
 }
 
 /// A body of several chunks with a pause before each but the first. Its length is not announced.
