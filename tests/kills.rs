@@ -173,6 +173,44 @@ exec "$0.good" "$@"
     assert_eq!(starts, 1, "a worker has become a master");
 }
 
+/// As a deploy does that removes the release before the last one.
+#[tokio::test]
+async fn the_directory_that_it_was_started_in_may_go() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("app");
+    let start = directory.path().join("releases");
+    fs::create_dir(&start).expect("a directory");
+    let mut setup = Setup::from_copy(&path).env("TEST_LOG", 1);
+    setup.program().command().current_dir(&start);
+    let server = setup.start().await;
+    fs::remove_dir(&start).expect("it is empty");
+    deploy(&path);
+    server.process.signal(Signal::SIGHUP);
+    server.process.any_line("this program has taken over as the master").await;
+    assert!(answered(&server).await.contains("x-generation: 2"));
+    stop(&server).await;
+}
+
+/// The name that a process is given is not always one that a shell would find it by.
+#[tokio::test]
+async fn another_program_of_the_same_name_is_not_started() {
+    use std::os::unix::process::CommandExt;
+    let directory = tempfile::tempdir().expect("a directory");
+    script(&directory.path().join("server"), "#!/bin/sh\necho the wrong program\n");
+    let mut setup = Setup::new();
+    let found = std::env::var("PATH").unwrap_or_default();
+    setup
+        .program()
+        .command()
+        .arg0("server")
+        .env("PATH", format!("{}:{found}", directory.path().display()));
+    let server = setup.start().await;
+    server.process.signal(Signal::SIGHUP);
+    server.process.line("ready: 2 ").await;
+    stop(&server).await;
+    assert!(!server.process.lines().iter().any(|line| line.contains("the wrong program")));
+}
+
 #[tokio::test]
 async fn a_stop_during_a_reload_ends_both() {
     for delay in [0, 5, 20, 60, 120, 250] {
