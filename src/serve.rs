@@ -265,17 +265,18 @@ impl<A> Serve<A> {
         self
     }
 
-    /// How long a client may take for the head of a request, and for its first request after it has
-    /// connected; it is answered with 408 then. `None` is for ever. Default: 30 s.
+    /// How long a client may take for the head of a request, which is answered with 408 then, and to begin its
+    /// first one after it has connected, when it is closed without a word. `None` is for ever, zero an error.
+    /// Default: 30 s.
     ///
-    /// It does not limit how long the body takes, nor the handler.
+    /// It does not limit how long the body takes, nor the handler; and on HTTP/2 no head that has begun.
     pub fn header_timeout(mut self, timeout: impl Into<Option<Duration>>) -> Self {
         self.options.client_limits.header_timeout = timeout.into();
         self
     }
 
     /// How long a connection may be idle between two requests; then it is closed, unless the next one
-    /// has just come. `None` is for ever. Default: 75 s.
+    /// has just come. `None` is for ever, zero an error. Default: 75 s.
     ///
     /// Behind a proxy that keeps connections, longer than the proxy keeps them.
     pub fn keep_alive_timeout(mut self, timeout: impl Into<Option<Duration>>) -> Self {
@@ -316,7 +317,7 @@ impl<A> Serve<A> {
     }
 
     /// How often an HTTP/2 client is asked for a sign of life; one that does not answer within 20 s is
-    /// gone. `None` is never. Default: 30 s.
+    /// gone. `None` is never, zero an error. Default: 30 s.
     pub fn ping_interval(mut self, interval: impl Into<Option<Duration>>) -> Self {
         self.options.client_limits.ping_interval = interval.into();
         self

@@ -39,6 +39,13 @@ fn crowded() {
 }
 
 #[test]
+#[ignore = "a server that gives clients no time"]
+fn hasty() {
+    let server = graceful::serve(support::app::routes()).bind("127.0.0.1:0");
+    support::server::finish(server.keep_alive_timeout(Duration::ZERO).run());
+}
+
+#[test]
 #[ignore = "a server whose limits are none"]
 fn unlimited() {
     let never = Duration::MAX;
@@ -106,6 +113,7 @@ async fn signals_and_servers_that_cannot_be() {
     refuses(Program::this_test("unstoppable"), &["cannot handle SIGKILL", "to no program"]).await;
     refuses(Program::this_test("nothing"), &["no app is registered"]).await;
     refuses(Program::this_test("crowded"), &["max_draining 0"]).await;
+    refuses(Program::this_test("hasty"), &["a keep_alive_timeout of 0"]).await;
 }
 
 #[tokio::test]

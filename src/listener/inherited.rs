@@ -8,7 +8,7 @@ use nix::sys::{
     socket::{SockType, getsockopt, sockopt},
     stat::{SFlag, fstat},
 };
-use socket2::SockAddr;
+use socket2::{SockAddr, SockRef};
 
 use super::{Address, Bound, Listener, address::Form, bind};
 use crate::{
@@ -100,6 +100,11 @@ impl Socket {
     pub(crate) fn check(fd: OwnedFd) -> io::Result<Self> {
         let address = probe(fd.as_fd())?;
         fd::set_nonblocking(fd.as_fd())?;
+        if address.is_ipv4() || address.is_ipv6() {
+            // As on those that are bound here; a supervisor sets it only when it is told to. Not every
+            // stream has it.
+            let _ = SockRef::from(&fd).set_tcp_nodelay(true);
+        }
         Ok(Self { fd, address })
     }
 

@@ -103,6 +103,16 @@ impl Options {
             return Err(Error::config("cannot reload with max_draining 0: the old worker drains"));
         }
         let limits = &mut self.client_limits;
+        for (name, time) in [
+            ("header_timeout", limits.header_timeout),
+            ("keep_alive_timeout", limits.keep_alive_timeout),
+            ("ping_interval", limits.ping_interval),
+        ] {
+            if time.is_some_and(|time| time.is_zero()) {
+                let why = format!("cannot serve with a {name} of 0; for no limit it is None");
+                return Err(Error::config(why));
+            }
+        }
         let clients =
             [&mut limits.header_timeout, &mut limits.keep_alive_timeout, &mut limits.ping_interval];
         for time in [
