@@ -11,9 +11,9 @@ use nix::sys::signal::Signal;
 use tempfile::TempDir;
 
 use support::http::{GET, answer, connect, send};
-use support::procfs;
 use support::server::{Server, Setup};
 use support::until;
+use support::{process, procfs};
 
 const LONG: Duration = Duration::from_secs(30);
 
@@ -32,11 +32,15 @@ struct Hooked {
 impl Hooked {
     /// Hooks may take so long.
     async fn start(limit: Duration) -> Self {
+        Self::with(limit, |setup| setup).await
+    }
+
+    async fn with(limit: Duration, more: impl FnOnce(Setup) -> Setup) -> Self {
         let directory = tempfile::tempdir().expect("a directory");
         let setup = Setup::new()
             .env("TEST_GATES", directory.path().display())
             .env("TEST_LIMIT", limit.as_millis());
-        Self { server: setup.start().await, directory }
+        Self { server: more(setup).start().await, directory }
     }
 
     fn path(&self, moment: &str) -> PathBuf {
@@ -122,6 +126,30 @@ async fn a_successor_is_active_only_when_the_one_before_has_retired() {
     std::fs::remove_file(hooked.path("retire")).expect("open");
     hooked.says("active: 2").await;
     hooked.said(&["retire begins", "retire ends", "active: 2"]);
+    hooked.signal(Signal::SIGTERM);
+    left(&hooked.server).await;
+}
+
+#[tokio::test]
+async fn who_goes_on_after_a_failed_trial_is_active_when_the_one_before_has_retired_meanwhile() {
+    let bake = Duration::from_secs(3);
+    let hooked = Hooked::with(LONG, |setup| setup.bake(bake).env("TEST_LOG", 1)).await;
+    let master = hooked.server.process.pid();
+    std::fs::write(hooked.path("retire"), "").expect("write");
+    hooked.signal(Signal::SIGHUP);
+    hooked.says("reloaded: 2 ").await;
+    hooked.says("retire begins").await;
+    let before = procfs::workers(master);
+    hooked.signal(Signal::SIGHUP);
+    hooked.says("ready: 3 ").await;
+    // Nobody serves: 2 is parked and 3 is on trial.
+    std::fs::remove_file(hooked.path("retire")).expect("open");
+    hooked.says("retire ends").await;
+    hooked.says("a worker has ended").await;
+    let third = procfs::workers(master).into_iter().find(|worker| !before.contains(worker));
+    process::signal(third.expect("it is on trial"), Signal::SIGKILL);
+    hooked.says("reload failed: it was killed by SIGKILL").await;
+    hooked.says("active: 2").await;
     hooked.signal(Signal::SIGTERM);
     left(&hooked.server).await;
 }

@@ -43,7 +43,7 @@ impl Inherited {
 #[derive(Clone, Debug)]
 pub(crate) enum SocketAddress {
     Ip(std::net::SocketAddr),
-    Unix(std::os::unix::net::SocketAddr),
+    Unix(SockAddr),
 }
 
 /// A checked listening socket.
@@ -130,7 +130,8 @@ impl Socket {
     pub(crate) fn connect_address(&self) -> Option<SocketAddress> {
         match self.address.as_socket() {
             Some(address) => Some(SocketAddress::Ip(address)),
-            None => self.address.as_unix().map(SocketAddress::Unix),
+            None if self.address.is_unnamed() => None,
+            None => Some(SocketAddress::Unix(self.address.clone())),
         }
     }
 

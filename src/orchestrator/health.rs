@@ -4,15 +4,17 @@ use std::{
     future::Future,
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    os::fd::OwnedFd,
     pin::Pin,
     sync::Arc,
     time::Duration,
 };
 
+use socket2::{Domain, SockAddr, Socket, Type};
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::{TcpStream, UnixStream},
-    time::{Instant, sleep_until, timeout_at},
+    time::{Instant, sleep, sleep_until, timeout_at},
 };
 
 use super::Options;
@@ -22,6 +24,8 @@ use crate::{BoxError, error::Error, listener::SocketAddress};
 const INTERVAL: Duration = Duration::from_millis(250);
 /// The part of the trial in which every answer must have come: who has not answered by then has not passed.
 const IN_TIME: f64 = 0.9;
+/// How long to wait where too many wait already.
+const PAUSE: Duration = Duration::from_millis(10);
 /// Enough of an answer to find its status.
 const HEAD: usize = 12;
 
@@ -123,12 +127,22 @@ async fn ask(address: &SocketAddress, tls: bool, path: &str) -> io::Result<Strin
             }
             speak(TcpStream::connect(address).await?, tls, path).await
         }
-        SocketAddress::Unix(address) => {
-            let stream = std::os::unix::net::UnixStream::connect_addr(address)?;
-            stream.set_nonblocking(true)?;
-            speak(UnixStream::from_std(stream)?, tls, path).await
+        SocketAddress::Unix(address) => speak(connect_unix(address).await?, tls, path).await,
+    }
+}
+
+async fn connect_unix(address: &SockAddr) -> io::Result<UnixStream> {
+    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    // Where too many wait to be accepted, a connect that blocks would hold up all that this thread does.
+    socket.set_nonblocking(true)?;
+    loop {
+        match socket.connect(address) {
+            // And nothing tells when there is room again (connect(2)).
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => sleep(PAUSE).await,
+            connected => break connected?,
         }
     }
+    UnixStream::from_std(OwnedFd::from(socket).into())
 }
 
 async fn speak(
@@ -190,6 +204,50 @@ mod tests {
             let result = watch(address, false, "/healthz".into(), Duration::from_millis(900)).await;
             assert_eq!(result.is_ok(), healthy, "{answer:?}: {result:?}");
             server.abort();
+        }
+    }
+
+    #[tokio::test]
+    async fn a_full_backlog_holds_up_nothing_but_the_question() {
+        let directory = tempfile::tempdir().unwrap();
+        let address = SockAddr::unix(directory.path().join("a.sock")).unwrap();
+        let unix = || {
+            let socket = Socket::new(Domain::UNIX, Type::STREAM, None).unwrap();
+            socket.set_nonblocking(true).unwrap();
+            socket
+        };
+        let listener = unix();
+        listener.bind(&address).unwrap();
+        listener.listen(0).unwrap();
+        let mut waiting = Vec::new();
+        while waiting.last().is_none_or(|connected: &(_, io::Result<()>)| connected.1.is_ok()) {
+            let socket = unix();
+            let connected = socket.connect(&address);
+            waiting.push((socket, connected));
+        }
+        let ask = |path: &'static str| {
+            watch(SocketAddress::Unix(address.clone()), false, path.into(), Duration::from_secs(1))
+        };
+        let why = ask("/full").await.unwrap_err();
+        assert_eq!(why, "its health check /full was not answered in time");
+
+        let listener = std::os::unix::net::UnixListener::from(OwnedFd::from(listener));
+        let listener = tokio::net::UnixListener::from_std(listener).unwrap();
+        let server = async {
+            // Begins after the question has found no room.
+            sleep(PAUSE).await;
+            loop {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                tokio::spawn(async move {
+                    // The others ask nothing.
+                    stream.read(&mut [0; 1024]).await.unwrap();
+                    stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await.unwrap();
+                });
+            }
+        };
+        tokio::select! {
+            answer = ask("/room") => answer.unwrap(),
+            () = server => {}
         }
     }
 

@@ -264,6 +264,8 @@ impl Master {
             Action::Resume(id) => {
                 self.tell(id, ToWorker::Resume);
                 self.rolled_back = true;
+                // The one before it may have retired while nobody served.
+                self.activate();
             }
             Action::Drain { id, successor } => self.drain(id, successor),
             Action::Cut(id) => self.tell(id, ToWorker::Cut),
