@@ -1,7 +1,6 @@
 //! Collapsing: one call to the handler for all who ask for the same thing at the same time.
 
 use std::collections::HashMap;
-use std::collections::hash_map::Entry;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -81,6 +80,15 @@ impl Flight {
     pub(crate) fn landing(&self) -> Landing {
         self.landing.borrow().clone()
     }
+
+    /// Whether one who comes now may wait for it; `may_join` judges what is being recorded.
+    fn is_open(&self, may_join: impl FnOnce(&Live) -> bool) -> bool {
+        !self.is_doomed()
+            && match &*self.landing.borrow() {
+                Landing::Recording(live) => may_join(live),
+                Landing::Waiting | Landing::Stored(..) | Landing::Released => true,
+            }
+    }
 }
 
 /// What a request does about a missing response.
@@ -103,6 +111,8 @@ pub(crate) struct Flights {
 #[derive(Debug, Default)]
 struct Inner {
     flights: HashMap<FlightKey, Arc<Flight>>,
+    /// Those that nobody joins any more, but whose responses may be stored still.
+    retired: Vec<(CacheKey, Arc<Flight>)>,
     /// Until when, by hash only: a collision costs a collapse, nothing else.
     passes: HashMap<u64, Duration>,
 }
@@ -119,7 +129,7 @@ impl Flights {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Joins the fill of `key`, or begins it.
+    /// Joins the fill of `key` where `may_join` does not object to what is recorded, or begins another.
     ///
     /// `look` looks into the store once more, under the lock: a fill that ended since the caller looked has
     /// stored its response before it left the table, so it is either here or there.
@@ -127,6 +137,7 @@ impl Flights {
         self: &Arc<Self>,
         key: &FlightKey,
         now: Duration,
+        may_join: impl FnOnce(&Live) -> bool,
         look: impl FnOnce() -> Option<T>,
     ) -> Join<T> {
         let hash = self.hasher.hash_one(key);
@@ -138,7 +149,7 @@ impl Flights {
             inner.passes.remove(&hash);
         }
         if let Some(flight) = inner.flights.get(key)
-            && !flight.is_doomed()
+            && flight.is_open(may_join)
         {
             return Join::Follow(flight.landing.subscribe());
         }
@@ -149,15 +160,21 @@ impl Flights {
             landing: watch::Sender::new(Landing::Waiting),
             doomed: AtomicBool::new(false),
         });
-        inner.flights.insert(key.clone(), flight.clone());
+        if let Some(old) = inner.flights.insert(key.clone(), flight.clone()) {
+            inner.retired.push((key.key.clone(), old));
+        }
         drop(inner);
         Join::Lead(Guard { flights: self.clone(), key: key.clone(), flight })
     }
 
     /// Joins the fill of `key` if there is one.
-    pub(crate) fn follow<T>(&self, key: &FlightKey) -> Option<Join<T>> {
+    pub(crate) fn follow<T>(
+        &self,
+        key: &FlightKey,
+        may_join: impl FnOnce(&Live) -> bool,
+    ) -> Option<Join<T>> {
         let inner = self.lock();
-        let flight = inner.flights.get(key).filter(|flight| !flight.is_doomed())?;
+        let flight = inner.flights.get(key).filter(|flight| flight.is_open(may_join))?;
         Some(Join::Follow(flight.landing.subscribe()))
     }
 
@@ -182,16 +199,26 @@ impl Flights {
     /// Dooms the fills that `concerned` names.
     pub(crate) fn doom(&self, concerned: impl Fn(&CacheKey, &Flight) -> bool) {
         let inner = self.lock();
-        for (key, flight) in &inner.flights {
-            if concerned(&key.key, flight) {
+        let open = inner.flights.iter().map(|(key, flight)| (&key.key, flight));
+        let retired = inner.retired.iter().map(|(key, flight)| (key, flight));
+        for (key, flight) in open.chain(retired) {
+            if concerned(key, flight) {
                 flight.doom();
             }
         }
     }
 
-    /// How many fills are under way.
+    /// How many fills are under way that can be joined.
     pub(crate) fn len(&self) -> usize {
         self.lock().flights.len()
+    }
+}
+
+impl Inner {
+    /// Takes a fill out of those that can be joined; says whether it was there.
+    fn remove(&mut self, key: &FlightKey, flight: &Arc<Flight>) -> bool {
+        let is_it = self.flights.get(key).is_some_and(|known| Arc::ptr_eq(known, flight));
+        is_it && self.flights.remove(key).is_some()
     }
 }
 
@@ -218,21 +245,26 @@ impl Guard {
     }
 
     /// Lets the followers go their own ways, and those of the next `pass` not queue at all.
-    pub(crate) fn release(self, now: Duration, pass: Duration) {
+    ///
+    /// Nobody joins it any more, but what is purged while this is held still dooms it.
+    pub(crate) fn release(&self, now: Duration, pass: Duration) {
         if !pass.is_zero() {
             // Before the followers are woken: what they see when they ask again is the pass.
             self.flights.remember_pass(&self.key, now + pass, now);
         }
+        let mut inner = self.flights.lock();
+        if inner.remove(&self.key, &self.flight) {
+            inner.retired.push((self.key.key.clone(), self.flight.clone()));
+        }
+        drop(inner);
         self.land(Landing::Released);
     }
 
-    /// Lets nobody join any more; who has joined stays.
+    /// Lets nobody join any more; who has joined stays. For what is not to be stored, or is by now.
     pub(crate) fn close(&self) {
         let mut inner = self.flights.lock();
-        if let Entry::Occupied(entry) = inner.flights.entry(self.key.clone())
-            && Arc::ptr_eq(entry.get(), &self.flight)
-        {
-            entry.remove();
+        if !inner.remove(&self.key, &self.flight) {
+            inner.retired.retain(|(_, retired)| !Arc::ptr_eq(retired, &self.flight));
         }
     }
 }

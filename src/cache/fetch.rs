@@ -284,7 +284,7 @@ where
     status.detail = refusal;
     let recorded = judged.map(|terms| {
         let (head, vary) = record::head(shared, &client.headers, &mut parts, terms, tags, now);
-        let tape = Arc::new(Tape::default());
+        let tape = Arc::new(Tape::new());
         let live = Arc::new(Live { head: Arc::new(head), vary, tape, length });
         (live, parts.headers.clone())
     });

@@ -12,6 +12,7 @@ use tower_service::Service;
 
 use super::answer;
 use super::body::{Content, ResponseBody};
+use super::clock::Moment;
 use super::coalesce::{FlightKey, Guard, Join, Landing, Live, Use};
 use super::event::count;
 use super::fetch::{Answer, Client, Fetched, Handler, fetch, in_flight, landed_on, spawn};
@@ -21,7 +22,7 @@ use super::policy::{Reuse, reuse};
 use super::record::Since;
 use super::service::Shared;
 use super::state::Found;
-use super::stored::Stored;
+use super::stored::{Head, Stored};
 use super::tape::TapeReader;
 
 /// A request that the store could not answer.
@@ -58,13 +59,15 @@ where
             let key = self.flight_key();
             let shared = self.shared.clone();
             let flights = &shared.state.flights;
+            let now = shared.state.now();
+            let may_join = |live: &Live| self.may_join(live, &now);
             let join = if follows_only {
-                match flights.follow(&key) {
+                match flights.follow(&key, may_join) {
                     Some(join) => join,
                     None => return self.alone(false).await,
                 }
             } else {
-                flights.join(&key, shared.state.now().steady(), || self.look_again())
+                flights.join(&key, now.steady(), may_join, || self.look_again(&now))
             };
             match join {
                 Join::Found(stored) => return Ok(self.hit(&stored)),
@@ -108,17 +111,25 @@ where
         }
     }
 
+    /// Whether this client can have what is being recorded: as if it were stored (RFC 9111, section 4), and
+    /// as long as more of it comes.
+    fn may_join(&self, live: &Live, now: &Moment) -> bool {
+        let Head { terms, .. } = &*live.head;
+        let reuse = reuse::reuse(terms, &self.client.control, live.head.age(now), None);
+        matches!(reuse, Reuse::Fresh | Reuse::Stale)
+            && live.tape.stands_still_for() < self.shared.options.collapse_timeout
+    }
+
     /// A fill may have ended since the store was asked.
-    fn look_again(&self) -> Option<Arc<Stored>> {
+    fn look_again(&self, now: &Moment) -> Option<Arc<Stored>> {
         let state = &self.shared.state;
-        let now = state.now();
-        let found = state.find(self.client.key.as_str(), &self.client.headers, &now);
+        let found = state.find(self.client.key.as_str(), &self.client.headers, now);
         let Found::Selected(stored) = found else {
             return None;
         };
-        let expired = stored.expired_for(&now);
+        let expired = stored.expired_for(now);
         let reuse =
-            reuse::reuse(&stored.head.terms, &self.client.control, stored.head.age(&now), expired);
+            reuse::reuse(&stored.head.terms, &self.client.control, stored.head.age(now), expired);
         (reuse == Reuse::Fresh).then_some(stored)
     }
 
@@ -213,7 +224,9 @@ where
     pub(crate) fn refresh(self) {
         let key = self.flight_key();
         let state = self.shared.state.clone();
-        let joined = state.flights.join(&key, state.now().steady(), || self.look_again());
+        let now = state.now();
+        let may_join = |live: &Live| self.may_join(live, &now);
+        let joined = state.flights.join(&key, now.steady(), may_join, || self.look_again(&now));
         if let Join::Lead(guard) = joined {
             count(&state.counters.refreshes);
             spawn(self.fly(guard, None));
@@ -267,13 +280,11 @@ where
             Ok(Fetched::Recording(recording, response)) => {
                 if recording.live.head.terms.is_shareable() {
                     guard.land(Landing::Recording(recording.live.clone()));
-                    tell(Ok(response));
-                    recording.run(shared, Some(guard)).await;
                 } else {
                     guard.release(shared.state.now().steady(), pass_for);
-                    tell(Ok(response));
-                    recording.run(shared, None).await;
                 }
+                tell(Ok(response));
+                recording.run(shared, Some(guard)).await;
             }
         }
     }

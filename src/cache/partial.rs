@@ -111,7 +111,7 @@ where
         whole,
         around,
     };
-    let tape = Arc::new(Tape::default());
+    let tape = Arc::new(Tape::new());
     let reader = tape.read();
     let own =
         reader.map_or_else(ResponseBody::empty, |reader| ResponseBody::recorded(reader, length));

@@ -175,7 +175,7 @@ impl Rest {
         parts.headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
         let Updated { terms, keeps, .. } = updated;
         let (head, vary) = record::head(shared, &client.headers, &mut parts, terms, tags, now);
-        let tape = Arc::new(Tape::default());
+        let tape = Arc::new(Tape::new());
         let reader = tape.read();
         let live = Arc::new(Live { head: Arc::new(head), vary, tape, length: Some(length) });
         record::remove_targeted(options, &mut parts.headers);

@@ -170,7 +170,7 @@ impl State {
         let gone = self.store.update(&place, &self.now(), |known| {
             // Asked under the lock of the shard: whoever makes it wrong says so first and takes the lock to
             // remove what is stored afterwards. So either this sees it, or that removes this.
-            if is_wrong() {
+            if is_wrong() || known.is_some_and(|known| known.has_newer(&stored)) {
                 return Change::Keep;
             }
             let resource = match known {

@@ -153,6 +153,14 @@ impl Resource {
         self.variants().iter().find(|stored| stored.head.is_selected_by(request))
     }
 
+    /// Whether another response to the same requests came after this one, whose body took longer.
+    pub(crate) fn has_newer(&self, new: &Stored) -> bool {
+        let came = new.head.at.steady();
+        self.variants().iter().any(|known| {
+            known.head.selection == new.head.selection && known.head.at.steady() > came
+        })
+    }
+
     pub(crate) fn of(mut variants: Vec<Arc<Stored>>) -> Option<Self> {
         match variants.len() {
             0 => None,

@@ -6,10 +6,12 @@ use std::fmt;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::HeaderMap;
 use http_body::Frame;
+use tokio::time::Instant;
 
 use super::BoxError;
 
@@ -21,12 +23,12 @@ const WINDOW: usize = 256 * 1024;
 /// As long as it is kept, a reader that joins late reads from the beginning. When the body turns out too
 /// large to be stored, the tape becomes a window: no reader joins any more, what all have read is dropped,
 /// and the slowest holds the writer back.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Tape {
     inner: Mutex<Inner>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Inner {
     segments: VecDeque<Bytes>,
     /// How many segments were dropped from the front.
@@ -38,6 +40,8 @@ struct Inner {
     readers: Vec<Option<Place>>,
     alive: usize,
     writer: Option<Waker>,
+    /// When the last segment came.
+    grown: Instant,
 }
 
 #[derive(Debug)]
@@ -69,6 +73,21 @@ impl Error for BodyError {
 }
 
 impl Tape {
+    pub(crate) fn new() -> Self {
+        let inner = Inner {
+            segments: VecDeque::new(),
+            dropped: 0,
+            held: 0,
+            windowed: false,
+            end: None,
+            readers: Vec::new(),
+            alive: 0,
+            writer: None,
+            grown: Instant::now(),
+        };
+        Self { inner: Mutex::new(inner) }
+    }
+
     fn lock(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -79,6 +98,7 @@ impl Tape {
             return;
         }
         let mut inner = self.lock();
+        inner.grown = Instant::now();
         inner.held += segment.len();
         inner.segments.push_back(segment);
         inner.trim();
@@ -120,6 +140,11 @@ impl Tape {
         }
         inner.writer = Some(cx.waker().clone());
         Poll::Pending
+    }
+
+    /// For how long nothing has come.
+    pub(crate) fn stands_still_for(&self) -> Duration {
+        self.lock().grown.elapsed()
     }
 
     /// How many are reading.

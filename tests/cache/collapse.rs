@@ -664,3 +664,74 @@ async fn a_validated_response_that_may_not_be_kept_is_for_the_leader_alone() {
     texts.sort_unstable();
     assert_eq!(texts, ["1", "3", "4"]);
 }
+
+/// An app whose first body is fed by the test, and the others are their numbers.
+fn fed(control: &'static str) -> (App, mpsc::Sender<Bytes>) {
+    let (send, receive) = mpsc::channel(1);
+    let receive = std::sync::Mutex::new(Some(receive));
+    let app = App::new(layer(), move |number, _| {
+        let body = match receive.lock().unwrap().take() {
+            Some(receive) => Body::new(Channel::new(receive)),
+            None => Body::from(number.to_string()),
+        };
+        answer(&[("cache-control", control)], body)
+    });
+    (app, send)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_response_that_became_stale_on_its_way_is_not_joined() {
+    let (app, send) = fed("max-age=5, must-revalidate");
+    let first = app.start(get("/", &[])).await;
+    advance(4).await;
+    let second = app.start(get("/", &[])).await;
+    assert_eq!((second.headers()["age"].to_str().unwrap(), app.calls()), ("4", 1));
+    advance(2).await;
+    // RFC 9111, section 4.2.4. The new one is joined and stored in its turn.
+    assert_eq!(app.get("/").await.text(), "2");
+    assert_eq!(app.get("/").await.outcome, Some(CacheOutcome::Hit));
+    send.send(Bytes::from_static(b"old")).await.unwrap();
+    drop(send);
+    assert_eq!(read(first).await.text(), "old");
+    assert_eq!(read(second).await.text(), "old");
+    let newest = app.get("/").await;
+    assert_eq!(newest.text(), "2", "what is older does not take the place of what is newer");
+    assert_eq!((app.calls(), app.handle.fills()), (2, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_body_that_stands_still_is_not_joined() {
+    let (app, send) = fed("max-age=600");
+    let first = app.start(get("/", &[])).await;
+    advance(9).await;
+    send.send(Bytes::from_static(b"a")).await.unwrap();
+    settle().await;
+    advance(9).await;
+    let second = app.start(get("/", &[])).await;
+    assert_eq!(app.calls(), 1, "it moved lately");
+    advance(2).await;
+    assert_eq!(app.get("/").await.text(), "2");
+    drop(send);
+    assert_eq!(read(first).await.text(), "a");
+    assert_eq!(read(second).await.text(), "a");
+}
+
+#[tokio::test]
+async fn a_purge_during_a_fill_that_nobody_can_join_keeps_its_result_out_of_the_store() {
+    let others: Vec<(&str, Purge)> = vec![("post", |_| {})];
+    for (name, purge) in purges().into_iter().chain(others) {
+        // Stale on arrival, so for one client only; but it may be stored.
+        let (app, send) = fed("max-age=0, stale-while-revalidate=60");
+        let first = app.start(get("/a", &[])).await;
+        assert_eq!(app.handle.fills(), 0);
+        if name == "post" {
+            app.send(super::support::request(http::Method::POST, "/a", &[])).await;
+        }
+        purge(&app);
+        send.send(Bytes::from_static(b"old")).await.unwrap();
+        drop(send);
+        assert_eq!(read(first).await.text(), "old");
+        settle().await;
+        assert_ne!(app.get("/a").await.text(), "old", "{name}");
+    }
+}
