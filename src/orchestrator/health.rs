@@ -240,7 +240,7 @@ mod tests {
                 let (mut stream, _) = listener.accept().await.unwrap();
                 tokio::spawn(async move {
                     // The others ask nothing.
-                    stream.read(&mut [0; 1024]).await.unwrap();
+                    let _length = stream.read(&mut [0; 1024]).await.unwrap();
                     stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await.unwrap();
                 });
             }
