@@ -317,6 +317,11 @@ pub(crate) fn signal(pid: u32, signal: Signal) {
     kill(nix_pid(pid), signal).unwrap_or_else(|error| panic!("cannot signal {pid}: {error}"));
 }
 
+/// The same for one that may have ended by itself by now; says whether it was still there.
+pub(crate) fn signal_if_there(pid: u32, signal: Signal) -> bool {
+    kill(nix_pid(pid), signal).is_ok()
+}
+
 fn nix_pid(pid: u32) -> Pid {
     Pid::from_raw(i32::try_from(pid).expect("a PID fits"))
 }
